@@ -1,0 +1,575 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What users do with a mirror that runs: copies come and go, wait, and are looked at; it is stopped.
+
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::Relaxed,
+        Arc, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
+};
+
+use crate::{
+    alg_mirror::{
+        bit,
+        each,
+        Mask,
+        MAX_COPIES, //
+    },
+    block_io::BlockIo,
+    failure::{
+        fail,
+        Done, //
+    },
+    kern::{
+        bio::Bio,
+        time, //
+    },
+    meta::{
+        head::{
+            Back,
+            Place, //
+        },
+        layout::Layout,
+        superblock::Replacement,
+        Block,
+        BLOCK, //
+    },
+    superblocks::{
+        check_free,
+        new_uuid,
+        Candidate,
+        Superblocks, //
+    },
+    text::Text,
+    uapi,
+};
+
+use super::{
+    log,
+    start::place_on,
+    Engine,
+    MirrorArray, //
+};
+
+/// Milliseconds for a clean end: a few flushes and superblocks.
+const STOP_MS: u32 = 10_000;
+
+/// Milliseconds until what is on its way to a copy that was removed has ended, before its node is told to fail it.
+const DRAIN_MS: u32 = 5_000;
+
+impl MirrorArray {
+    /// Serves a bio.
+    #[inline]
+    pub(crate) fn submit(&self, bio: Bio) {
+        self.engine.submit(bio);
+    }
+
+    /// The mirror, to be looked at and changed.
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+}
+
+impl Drop for MirrorArray {
+    /// Ends it, if that can be done in time with a clean end on all copies. Its disk is gone by now, so no request comes
+    /// from above. Sleeps, for a bounded time.
+    fn drop(&mut self) {
+        self.engine.stop();
+        // The thread goes, and what it has begun has ended when the pools go.
+        drop(self.thread.take());
+    }
+}
+
+impl Engine {
+    fn stop(&self) {
+        let mirror = &self.mirror;
+        // A twin has nothing to write at its end.
+        if mirror.twin.is_none() {
+            self.stop_cleanly();
+        }
+        // What still waits for a server would keep the pools. The thread takes back what ends, and begins nothing.
+        mirror.ending.store(1, Relaxed);
+        mirror.kick();
+        while !wait(DRAIN_MS / 10, || self.is_drained()) {
+            for index in 0..MAX_COPIES {
+                let copy = mirror.inner.lock().copy(index);
+                if let Some(copy) = copy.filter(|_| mirror.pending(index) != 0) {
+                    copy.node.fail_now();
+                }
+            }
+            mirror.kick();
+        }
+    }
+
+    fn stop_cleanly(&self) {
+        let mirror = &self.mirror;
+        mirror.inner.lock().core.stop();
+        mirror.kick();
+        let stopped = || mirror.inner.lock().core.is_stopped();
+        // Nobody is there to be told.
+        let hopeless = || {
+            // A server that is lost now leaves the others alone.
+            self.look_at_nodes();
+            if mirror.hold.is_lost() {
+                return true;
+            }
+            let inner = mirror.inner.lock();
+            let targets = inner.targets(inner.core.attached());
+            drop(inner);
+            targets.0.iter().flatten().all(|copy| copy.node.is_lost())
+        };
+        if !wait(STOP_MS, || stopped() || hopeless()) || !stopped() {
+            pr_warn!("the mirror can't be ended cleanly: its copies will be compared when it is started again\n");
+        }
+    }
+
+    /// Whether nothing of ours is on its way any more.
+    pub(crate) fn is_drained(&self) -> bool {
+        let mirror = &self.mirror;
+        (0..MAX_COPIES).all(|index| mirror.pending(index) == 0)
+            && self.owns.used() == 0
+            && self.writes.used() == 0
+            && self.late_writes.used() == 0
+    }
+
+    /// Takes up a node as a copy: one that is missing, or a new one. Gives its number. `replaces`: the copy whose place it
+    /// takes.
+    #[inline(never)]
+    pub(crate) fn add(&self, candidate: &Candidate, replaces: Option<u32>) -> Done<u32> {
+        if let Some(from) = replaces {
+            self.check_replaceable(from)?;
+        }
+        let io = BlockIo::new()?;
+        let superblocks = Superblocks::read(&io, &candidate.node)?;
+        match self.returning(candidate, &superblocks, replaces)? {
+            Some(index) => Ok(index),
+            None => self.add_new(&io, candidate, &superblocks, replaces),
+        }
+    }
+
+    /// Writes a log in which nothing is noted: what another storage, or another life of this one, has left on the node
+    /// must not be taken for it.
+    fn blank(&self, io: &BlockIo, candidate: &Candidate) -> Done {
+        let (log, sectors, storage, generation) = {
+            let meta = self.mirror.meta.lock();
+            let own = meta.superblock()?;
+            let Some(log) = own.log() else {
+                return Err(EINVAL.into());
+            };
+            (log, own.sectors(), own.storage(), own.generation())
+        };
+        let layout = place_on(candidate, log, sectors)?;
+        log::blank(io, candidate, &layout, &storage, generation)
+    }
+
+    /// Takes back a copy that is missing, if the node is one.
+    #[inline(never)]
+    fn returning(
+        &self,
+        candidate: &Candidate,
+        superblocks: &Superblocks,
+        replaces: Option<u32>,
+    ) -> Done<Option<u32>> {
+        let Ok(found) = superblocks.newest() else {
+            return Ok(None);
+        };
+        let back = {
+            let mut meta = self.mirror.meta.lock();
+            let own = meta.superblock()?;
+            if own.storage() != found.storage() {
+                return Ok(None);
+            }
+            let Some((index, entry)) = own.find(found.node()) else {
+                return Ok(None);
+            };
+            let Some(log) = own.log() else {
+                return Ok(None);
+            };
+            if replaces == Some(index) {
+                fail!(
+                    EINVAL,
+                    "{} is the node that is to be replaced; \"dst add\" takes it back",
+                    candidate.name()
+                );
+            }
+            let layout = place_on(candidate, log, own.sectors())?;
+            let (a, b) = superblocks.blocks();
+            let place = Place {
+                seen: entry.seen,
+                ..Place::found(entry.uuid, layout, a, b)
+            };
+            let Some(known) = meta.places.get_mut(index as usize) else {
+                return Ok(None);
+            };
+            if known.is_some() {
+                fail!(EEXIST, "{} is a copy already", candidate.name());
+            }
+            *known = Some(place);
+            (index, meta.look(index, a, b))
+        };
+        let all = match back {
+            (_, Back::Good) => false,
+            (_, Back::All) => true,
+            (index, Back::Refused(_)) if candidate.discard => {
+                // It becomes a new copy; the old one is no more.
+                self.forget(index);
+                self.mirror.inner.lock().core.remove(index);
+                return Ok(None);
+            }
+            (index, Back::Refused(why)) => {
+                self.forget(index);
+                fail!(ESTALE, "{}: {why}", candidate.name());
+            }
+        };
+        let (index, _) = back;
+        candidate.node.watch_slowness();
+        self.attach(index, candidate.node.clone())?;
+        if replaces.is_some() {
+            self.mark_replacement(replaces, index)?;
+        }
+        let attached = {
+            let mut inner = self.mirror.inner.lock();
+            let attached = inner.core.back(index, all);
+            if attached && all {
+                inner.core.lack_all(index);
+            }
+            attached
+        };
+        self.mirror.kick();
+        if !attached {
+            self.forget(index);
+            if replaces.is_some() {
+                self.mark_replacement(None, index)?;
+            }
+            fail!(EBUSY, "{} can't be taken back now", candidate.name());
+        }
+        Ok(Some(index))
+    }
+
+    #[inline(never)]
+    fn add_new(
+        &self,
+        io: &BlockIo,
+        candidate: &Candidate,
+        superblocks: &Superblocks,
+        replaces: Option<u32>,
+    ) -> Done<u32> {
+        if !candidate.discard {
+            check_free(candidate, superblocks)?;
+        }
+        self.blank(io, candidate)?;
+        let index = {
+            let mut meta = self.mirror.meta.lock();
+            let own = meta.superblock()?;
+            let (Some(log), sectors) = (own.log(), own.sectors()) else {
+                return Err(EINVAL.into());
+            };
+            let layout = place_on(candidate, log, sectors)?;
+            let free = (0..MAX_COPIES).find(|index| {
+                self.mirror.inner.lock().core.is_free(*index)
+                    && meta.place(*index).is_none()
+                    && self.mirror.pending(*index) == 0
+            });
+            let Some(index) = free else {
+                match replaces {
+                    None => fail!(ENOSPC, "a mirror has at most {MAX_COPIES} copies"),
+                    Some(_) => fail!(
+                        ENOSPC,
+                        "a mirror has at most {MAX_COPIES} copies, and the new node is one more until the other \
+                         one is dropped; remove a copy first"
+                    ),
+                }
+            };
+            let place = Place {
+                uuid: new_uuid(),
+                layout,
+                seen: 0,
+                b_first: false,
+            };
+            meta.join(index, place, candidate.name())?;
+            if let Some(from) = replaces {
+                meta.change(|superblock| {
+                    superblock.set_replacement(Some(Replacement {
+                        from,
+                        to: index,
+                        done: 0,
+                    }));
+                })?;
+            }
+            index
+        };
+        candidate.node.watch_slowness();
+        self.attach(index, candidate.node.clone())?;
+        let added = {
+            let mut inner = self.mirror.inner.lock();
+            let added = inner.core.add(index);
+            if added && candidate.discard {
+                inner.core.lack_all(index);
+            }
+            added
+        };
+        self.mirror.kick();
+        if !added {
+            self.forget(index);
+            if replaces.is_some() {
+                self.mark_replacement(None, index)?;
+            }
+            fail!(EBUSY, "{} can't be added now", candidate.name());
+        }
+        Ok(index)
+    }
+
+    /// Forgets where a copy is.
+    fn forget(&self, index: u32) {
+        self.mirror.meta.lock().forget(index);
+        let copy = {
+            let mut inner = self.mirror.inner.lock();
+            inner.copies.get_mut(index as usize).and_then(Option::take)
+        };
+        // Not under the lock: it may be the last reference to a disk.
+        drop(copy);
+    }
+
+    /// Takes out a copy for ever; what lies on it is of no storage any more.
+    pub(crate) fn remove(&self, index: u32) -> Done {
+        self.take_out(index, 0)
+    }
+
+    /// The same, but only while the copies `others` are in sync.
+    pub(super) fn take_out(&self, index: u32, others: Mask) -> Done {
+        self.mirror.meta.lock().dismiss(index);
+        let removed = {
+            let mut inner = self.mirror.inner.lock();
+            inner.core.in_sync() & others == others && inner.core.remove(index)
+        };
+        self.mirror.kick();
+        if !removed {
+            fail!(
+                EBUSY,
+                "it is the last copy that is in sync; add another one, and wait until it is healed"
+            );
+        }
+        // What lies on it is erased when the others say that it is none of them: not before, or a crash would leave a
+        // storage that misses it.
+        let told = || self.mirror.twin.is_some() || self.mirror.inner.lock().core.is_told();
+        if !wait(STOP_MS, told) {
+            pr_warn!("the superblocks could not be written: a copy that was removed may be missed after a crash\n");
+        }
+        let Some(copy) = self.mirror.inner.lock().copy(index) else {
+            self.forget(index);
+            return Ok(());
+        };
+        let layout = self
+            .mirror
+            .meta
+            .lock()
+            .place(index)
+            .map(|place| place.layout);
+        let drained = || self.mirror.pending(index) == 0;
+        if !wait(DRAIN_MS, drained) {
+            copy.node.fail_now();
+            // A local disk that holds on to requests: there is nothing else to do but wait.
+            while !drained() {
+                fsleep(Delta::from_millis(10));
+            }
+        }
+        self.forget(index);
+        if let Some(layout) = layout.filter(|_| !copy.node.is_lost()) {
+            if wipe(&copy.node, &layout).is_err() {
+                pr_warn!("the superblocks of a copy that was removed could not be erased\n");
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on requests that must go to a copy wait.
+    pub(crate) fn suspend(&self, index: u32) -> Done {
+        let mut inner = self.mirror.inner.lock();
+        let already = inner.core.suspended() & bit(index) != 0;
+        inner.core.suspend(index);
+        drop(inner);
+        if already {
+            fail!(EALREADY, "the node is suspended already");
+        }
+        Ok(())
+    }
+
+    /// They go on.
+    pub(crate) fn resume(&self, index: u32) -> Done {
+        let mut inner = self.mirror.inner.lock();
+        let suspended = inner.core.suspended() & bit(index) != 0;
+        inner.core.resume(index);
+        drop(inner);
+        self.mirror.kick();
+        if !suspended {
+            fail!(EALREADY, "the node is not suspended");
+        }
+        Ok(())
+    }
+
+    /// Which copy serves reads: `uapi::READ_*`.
+    pub(crate) fn set_policy(&self, policy: u32) {
+        self.mirror.policy.store(policy, Relaxed);
+    }
+
+    /// How fast a copy is healed, in sectors a second; see [`uapi::StorageInfo`].
+    pub(crate) fn set_pace(&self, min: Option<u64>, max: Option<u64>) -> Done {
+        let mut inner = self.mirror.inner.lock();
+        let (old_min, old_max) = inner.core.pace();
+        let (min, max) = (min.unwrap_or(old_min), max.unwrap_or(old_max));
+        let sound = max == 0 || min <= max;
+        if sound {
+            inner.core.set_pace(min, max);
+        }
+        drop(inner);
+        self.mirror.kick();
+        if !sound {
+            fail!(
+                EINVAL,
+                "healing can't be at least {min} and at most {max} sectors a second; set the other limit first"
+            );
+        }
+        Ok(())
+    }
+
+    /// What a copy is: `uapi::ROLE_*`.
+    pub(crate) fn role(&self, index: u32) -> u32 {
+        let inner = self.mirror.inner.lock();
+        let mask = bit(index);
+        if inner.core.in_sync() & mask != 0 {
+            uapi::ROLE_IN_SYNC
+        } else if inner.core.healing() & mask != 0 {
+            uapi::ROLE_HEALING
+        } else if inner.core.members() & mask != 0 {
+            uapi::ROLE_MISSING
+        } else {
+            uapi::ROLE_NONE
+        }
+    }
+
+    /// Whether something must be done about a copy that is away.
+    pub(crate) fn has_trouble(&self, index: u32) -> bool {
+        let meta = self.mirror.meta.lock();
+        self.role(index) == uapi::ROLE_MISSING
+            && meta
+                .trouble
+                .get(index as usize)
+                .is_some_and(|why| !why.is_empty())
+    }
+
+    /// Tells about a copy.
+    pub(crate) fn copy_info(&self, index: u32, out: &mut uapi::NodeInfo) {
+        out.role = self.role(index);
+        {
+            let meta = self.mirror.meta.lock();
+            if let Some(place) = meta.place(index) {
+                out.uuid = place.uuid.0;
+            }
+            let trouble = meta.trouble.get(index as usize).copied().unwrap_or("");
+            let away = out.role == uapi::ROLE_MISSING;
+            out.trouble = *Text::<96>::new(if away { trouble } else { "" }).bytes();
+        }
+        let inner = self.mirror.inner.lock();
+        out.stale = inner.core.stale_sectors(index);
+        out.suspended = u32::from(inner.core.suspended() & bit(index) != 0);
+    }
+
+    /// Tells about the copy that is the `nth` of those of which no node is here; `false` behind the last one.
+    pub(crate) fn absent_info(&self, nth: usize, out: &mut uapi::NodeInfo) -> bool {
+        let meta = self.mirror.meta.lock();
+        let members = self.mirror.inner.lock().core.members();
+        let mut absent = each(members).filter(|copy| meta.place(*copy).is_none());
+        let (Some(index), Ok(own)) = (absent.nth(nth), meta.superblock()) else {
+            return false;
+        };
+        out.node = uapi::ABSENT | index;
+        out.kind = uapi::KIND_ABSENT;
+        out.state = uapi::NODE_LOST;
+        out.role = uapi::ROLE_MISSING;
+        out.size = own.sectors();
+        if let Some(entry) = own.entry(index) {
+            out.uuid = entry.uuid.0;
+        }
+        // It is shorter than the field.
+        let _ = uapi::set_text(&mut out.path, own.label(index));
+        out.stale = self.mirror.inner.lock().core.stale_sectors(index);
+        true
+    }
+
+    /// Gives the number of a copy of which no node is here, if it is one.
+    pub(crate) fn absent_copy(&self, index: u32) -> Done<u32> {
+        if self.mirror.meta.lock().place(index).is_some()
+            || self.mirror.inner.lock().core.members() & bit(index) == 0
+        {
+            fail!(ENOENT, "there is no such node");
+        }
+        Ok(index)
+    }
+
+    /// `uapi::HEALTH_*`.
+    pub(crate) fn health(&self) -> u32 {
+        let inner = self.mirror.inner.lock();
+        let core = &inner.core;
+        if core.members() & !core.attached() != 0 {
+            uapi::HEALTH_DEGRADED
+        } else if core.healing() != 0 {
+            uapi::HEALTH_HEALING
+        } else {
+            uapi::HEALTH_GOOD
+        }
+    }
+
+    /// Tells about the mirror.
+    pub(crate) fn info(&self, out: &mut uapi::StorageInfo) {
+        out.health = self.health();
+        out.read_policy = self.mirror.policy.load(Relaxed);
+        if let Ok(superblock) = self.mirror.meta.lock().superblock() {
+            out.uuid = superblock.storage().0;
+        }
+        let inner = self.mirror.inner.lock();
+        let core = &inner.core;
+        let counters = core.counters();
+        let lacking: Mask = core.members() & !core.in_sync();
+        out.stale = each(lacking).fold(0, |sum: u64, copy| {
+            sum.saturating_add(core.stale_sectors(copy))
+        });
+        out.healed = counters.healed;
+        out.healed_before = counters.healed_before;
+        out.heal_rate = core.heal_rate();
+        (out.heal_min, out.heal_max) = core.pace();
+        out.overlaps = counters.overlaps;
+        out.log_waits = counters.log_waits;
+        out.log_writes = counters.log_writes;
+        out.read_overlaps = counters.read_overlaps;
+        out.read_held = counters.read_held;
+        out.rescued = counters.rescued;
+        out.rewritten = counters.rewritten;
+        out.left = counters.left;
+    }
+}
+
+/// Erases both superblocks.
+fn wipe(node: &crate::array::Node, layout: &Layout) -> Result {
+    const NOTHING: &Block = &[0; BLOCK];
+    let io = BlockIo::new()?;
+    io.write(node, layout.superblock_a(), NOTHING)?;
+    io.write(node, layout.superblock_b(), NOTHING)
+}
+
+/// Waits for a condition, for a bounded time; gives whether it came.
+fn wait(ms: u32, condition: impl Fn() -> bool) -> bool {
+    let end = time::in_ms(time::now(), ms);
+    while !condition() {
+        if time::reached(end, time::now()) {
+            return false;
+        }
+        fsleep(Delta::from_millis(2));
+    }
+    true
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reads of what is not written yet: while all copies that could serve a read are suspended, a write that waits for them
+//! can, as long as it is in memory anyway.
+//!
+//! What a read has shown must not be taken back. So from then on, until the write is over, each read that overlaps it is
+//! served from it, or waits.
+
+use crate::{
+    alg_mirror::overlap::Extent,
+    kern::{
+        bio::{
+            BioPart,
+            Op, //
+        },
+        segments, //
+    },
+    request::SECTOR_SHIFT,
+};
+
+use super::{
+    write::WriteSlot,
+    Inner, //
+};
+
+/// Bytes of a read that is served so, at most: it is copied under a lock, with interrupts off.
+const MAX_BYTES: u32 = 64 << 10;
+
+/// Writes that are shown before they are written, at most. Reads of others wait.
+const MAX_SHOWN: usize = 16;
+
+/// Writes that reads have shown, by their numbers.
+pub(super) struct Shown {
+    writes: [Option<(u32, Extent)>; MAX_SHOWN],
+    count: usize,
+}
+
+impl Shown {
+    pub(super) const fn new() -> Self {
+        Self {
+            writes: [None; MAX_SHOWN],
+            count: 0,
+        }
+    }
+
+    /// Whether one of them overlaps an extent.
+    #[inline]
+    pub(super) fn overlaps(&self, extent: &Extent) -> bool {
+        self.count != 0
+            && self
+                .writes
+                .iter()
+                .flatten()
+                .any(|(_, shown)| shown.overlaps(extent))
+    }
+
+    /// Remembers one; `false`: there is no place.
+    fn add(&mut self, id: u32, extent: Extent) -> bool {
+        if self.writes.iter().flatten().any(|(known, _)| *known == id) {
+            return true;
+        }
+        let free = self.writes.iter_mut().find(|place| place.is_none());
+        match free {
+            Some(place) => {
+                *place = Some((id, extent));
+                self.count += 1;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// A write is over. Gives whether it was one of them: reads may wait for that.
+    #[inline]
+    pub(super) fn forget(&mut self, id: u32) -> bool {
+        if self.count == 0 {
+            return false;
+        }
+        let place = self
+            .writes
+            .iter_mut()
+            .find(|place| place.is_some_and(|(known, _)| known == id));
+        match place {
+            Some(place) => {
+                *place = None;
+                self.count -= 1;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl Inner {
+    /// Keeps a request that may not go yet, and that reads may be served from.
+    pub(super) fn hold_new(&mut self, id: u32, mut slot: WriteSlot) {
+        self.arrivals += 1;
+        slot.arrival = self.arrivals;
+        self.hold(id, slot);
+    }
+
+    /// Serves a read of `extent` from the last write that overlaps it and waits, if that covers it.
+    pub(super) fn read_held(&mut self, read: &BioPart, extent: &Extent) -> bool {
+        let held = self.held.iter().enumerate();
+        let last = held
+            .filter_map(|(id, slot)| Some((id as u32, slot.as_ref()?)))
+            .filter(|(id, slot)| slot.arrival != 0 && self.core.extent(*id).overlaps(extent))
+            .max_by_key(|(_, slot)| slot.arrival);
+        let Some((id, write)) = last.and_then(|(id, slot)| Some((id, slot.part.as_ref()?))) else {
+            return false;
+        };
+        let has = self.core.extent(id);
+        let covers = has.start <= extent.start && extent.end <= has.end;
+        if !covers || write.op() != Op::Write || read.bytes() > MAX_BYTES {
+            return false;
+        }
+        // Bytes of a bio: it has less than 4 GiB.
+        let at = (extent.start.saturating_sub(has.start) << SECTOR_SHIFT) as u32;
+        if !self.shown.add(id, has) {
+            return false;
+        }
+        segments::copy(write, at, read);
+        self.core.count_held_read();
+        true
+    }
+}

@@ -1,0 +1,574 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One storage: its life, from the first node to its deletion.
+//!
+//! # Locks
+//!
+//! `life` (mutex) is held over whatever changes the storage's shape, however long that takes: it may wait
+//! for a server. `inner` (mutex, inside `life`) is held only to look or to exchange: what shows the state,
+//! ends a waiting or changes a timeout takes `inner` alone and never waits for `life`. Nothing is dropped
+//! under `inner` that waits for a reader of sysfs.
+
+mod copies;
+mod join;
+mod look;
+mod metadata;
+mod moving;
+mod replace;
+
+use kernel::{
+    new_mutex,
+    prelude::*,
+    str::CString,
+    sync::{
+        atomic::Atomic,
+        Arc,
+        Mutex,
+        SetOnce, //
+    },
+};
+
+use moving::Moving;
+
+use crate::{
+    alg::Algorithm,
+    array::{
+        Node,
+        Running, //
+    },
+    events::Events,
+    failure::{
+        fail,
+        Done,
+        Failure, //
+    },
+    hold::Hold,
+    kern::{
+        disk::{
+            Disk,
+            Limits, //
+        },
+        module::ModuleRef,
+        sysfs::{
+            Device,
+            Directory,
+            Subsystem, //
+        },
+        time, //
+    },
+    limits,
+    linear::{
+        self,
+        Linear, //
+    },
+    member::{
+        usable,
+        Member,
+        Place,
+        Want, //
+    },
+    mirror::Engine,
+    net_state::NetThread,
+    proto::fence::{
+        Fence,
+        Uuid, //
+    },
+    remotes::Remotes,
+    sort, uapi,
+};
+
+/// A storage.
+#[pin_data]
+pub(crate) struct Storage {
+    name: CString,
+    /// The algorithm; until the nodes have told it, if they are to.
+    alg: &'static dyn Algorithm,
+    /// The nodes are to tell the algorithm, and their places.
+    told: bool,
+    /// The algorithm that they told.
+    found: SetOnce<&'static dyn Algorithm>,
+    /// Whether what belongs to it is written on its nodes.
+    metadata: bool,
+    /// Logical block size that the user asked for, in bytes; 0: the largest of the nodes.
+    block_size: u32,
+    /// How it names itself to servers, so that they end what older connections of it left behind.
+    fence: Fence,
+    /// Whether another head has taken it over.
+    hold: Arc<Hold>,
+    events: Arc<Events>,
+    /// How it is, as user space was told last.
+    health: Atomic<u32>,
+    #[pin]
+    life: Mutex<Life>,
+    #[pin]
+    inner: Mutex<Inner>,
+}
+
+/// What serves the disk, its sectors and limits; and the superblocks, of what is no mirror and has some.
+type Assembled = (Running, u64, Limits, Option<KBox<Linear>>);
+
+/// What only changes of shape need.
+struct Life {
+    /// The thread of the remote nodes; there from the first of them on.
+    net: Option<NetThread<Remotes>>,
+    next_id: u32,
+    deleted: bool,
+    /// While a node takes the place of another one, unless the storage is a mirror.
+    moving: Option<Moving>,
+    /// The superblocks, while a storage runs that has some and is no mirror.
+    linear: Option<KBox<Linear>>,
+    /// `/sys/devices/NAME`.
+    device: Option<Device<Storage>>,
+    _module: ModuleRef,
+}
+
+/// What everybody looks at.
+struct Inner {
+    /// In the order of adding.
+    members: KVec<Arc<Member>>,
+    /// `/sys/devices/NAME/n-START`, in the same order.
+    directories: KVec<Directory<Member>>,
+    disk: Option<Arc<Disk<Running>>>,
+    /// While a mirror runs.
+    mirror: Option<Arc<Engine>>,
+    /// What servers are told of it, while it runs and has metadata.
+    fence: Option<Fence>,
+    /// The same as in [`Life::moving`].
+    twin: Option<Arc<Engine>>,
+    /// Sectors of the disk, while there is one.
+    sectors: u64,
+    /// Of the disk, while there is one.
+    limits: Limits,
+}
+
+/// What a storage is to be.
+pub(crate) struct Shape<'a> {
+    /// Its name.
+    pub(crate) name: &'a str,
+    /// Its algorithm.
+    pub(crate) alg: &'static dyn Algorithm,
+    /// Whether the nodes tell the algorithm, and their places.
+    pub(crate) told: bool,
+    /// Whether what belongs to it is written on its nodes.
+    pub(crate) metadata: bool,
+    /// Logical block size in bytes; 0: the largest of the nodes.
+    pub(crate) block_size: u32,
+}
+
+impl Storage {
+    /// Makes an empty storage, and its directory in sysfs.
+    pub(crate) fn new(
+        subsystem: &Arc<Subsystem>,
+        shape: &Shape<'_>,
+        head: Uuid,
+    ) -> Done<Arc<Self>> {
+        let &Shape {
+            name,
+            alg,
+            told,
+            metadata,
+            block_size,
+        } = shape;
+        if block_size != 0 && !(block_size.is_power_of_two() && (512..=4096).contains(&block_size))
+        {
+            fail!(
+                EINVAL,
+                "block size {block_size} is not a power of two between 512 and 4096"
+            );
+        }
+        let name = CString::try_from_fmt(fmt!("{name}"))?;
+        let events = Events::new()?;
+        let hold = Hold::new()?;
+        let storage = Arc::pin_init(
+            pin_init!(Self {
+                name,
+                alg,
+                told,
+                found: SetOnce::new(),
+                metadata: metadata || alg.has_copies(),
+                block_size,
+                // Nothing on the nodes says which storage this is. So it is a new one each time, and this is the
+                // only head that it ever has.
+                fence: Fence {
+                    storage: time::random_bytes(),
+                    head,
+                    epoch: 1,
+                },
+                hold,
+                events,
+                health: Atomic::new(uapi::HEALTH_NONE),
+                life <- new_mutex!(
+                    Life {
+                        net: None,
+                        next_id: 0,
+                        deleted: false,
+                        moving: None,
+                        linear: None,
+                        device: None,
+                        _module: ModuleRef::get(),
+                    },
+                    "dst::storage::life"
+                ),
+                inner <- new_mutex!(
+                    Inner {
+                        members: KVec::new(),
+                        directories: KVec::new(),
+                        disk: None,
+                        mirror: None,
+                        fence: None,
+                        twin: None,
+                        sectors: 0,
+                        limits: Limits::default(),
+                    },
+                    "dst::storage::inner"
+                ),
+            }),
+            GFP_KERNEL,
+        )?;
+        let device =
+            Device::register(subsystem, &storage.name, storage.clone()).map_err(|error| {
+                if error == EEXIST {
+                    Failure::new(
+                        EEXIST,
+                        fmt!(
+                            "/sys/devices/{} exists already; choose another name",
+                            storage.name()
+                        ),
+                    )
+                } else {
+                    error.into()
+                }
+            })?;
+        storage.life.lock().device = Some(device);
+        storage.events.watch(&storage);
+        Ok(storage)
+    }
+
+    /// The name.
+    pub(crate) fn name(&self) -> &str {
+        self.name.to_str().unwrap_or("")
+    }
+
+    /// The algorithm's name.
+    pub(crate) fn alg_name(&self) -> &'static str {
+        self.alg().name()
+    }
+
+    /// Adds a node; gives its id. Waits for a remote node to answer. To a mirror that runs it is added as a copy.
+    pub(crate) fn add(&self, want: Want) -> Done<u32> {
+        let mut life = self.life.lock();
+        if life.deleted || self.mirror().is_none() {
+            self.check_stopped(&life)?;
+        }
+        let result = self.take_up(&mut life, want, None);
+        drop(life);
+        self.events.tell();
+        result
+    }
+
+    /// Opens or connects to a node, and gives it its place; gives its id. `replaces`: the copy whose place it takes.
+    fn take_up(&self, life: &mut Life, want: Want, replaces: Option<u32>) -> Done<u32> {
+        self.with_node(life, want, |life, id, want, node| {
+            self.place(life, id, want, node, replaces)
+        })
+    }
+
+    /// Opens or connects to a node, and lets `take` do something with it; gives its id. It is closed if that fails.
+    fn with_node(
+        &self,
+        life: &mut Life,
+        want: Want,
+        take: impl FnOnce(&mut Life, u32, Want, Node) -> Done,
+    ) -> Done<u32> {
+        let id = life.next_id;
+        let node = match &want.server {
+            None => want.open(id)?,
+            Some(server) => Node::Remote(self.connect(life, &want, server)?),
+        };
+        let result = take(life, id, want, node.clone());
+        match (&result, &node) {
+            (Ok(()), _) => life.next_id += 1,
+            (Err(_), Node::Remote(node)) => Self::disconnect(life, node),
+            (Err(_), Node::Local(_)) => {}
+        }
+        result.map(|()| id)
+    }
+
+    /// Gives a node its place in the storage, and its directory in sysfs.
+    #[inline(never)]
+    fn place(&self, life: &Life, id: u32, want: Want, node: Node, replaces: Option<u32>) -> Done {
+        let told = self.ask(&node, &want)?;
+        let mut size = match told {
+            Some(place) => place.size,
+            None => usable(&node, want.place.size, self.block_size, self.keeps())?,
+        };
+        let mut copy = None;
+        if let Some(mirror) = self.mirror() {
+            if !matches!(want.place.start, uapi::AUTO | 0) {
+                fail!(
+                    EINVAL,
+                    "a copy of everything begins at sector 0; leave -s out"
+                );
+            }
+            let (sectors, limits) = {
+                let inner = self.inner.lock();
+                (inner.sectors, inner.limits)
+            };
+            limits::check_joining(
+                &node,
+                &limits,
+                "stop the storage, then start it with the node",
+            )?;
+            size = sectors;
+            let index = mirror.add(&want.candidate(&node)?, replaces)?;
+            copy = Some((mirror, index));
+        }
+        let mut inner = self.inner.lock();
+        let mut table = KVec::with_capacity(inner.members.len(), GFP_KERNEL)?;
+        for member in &inner.members {
+            table.push(member.segment(0), GFP_KERNEL)?;
+        }
+        if self.has_metadata() && !self.is_mirror() {
+            linear::check_count(table.len() + 1)?;
+        }
+        if self.told {
+            // They were named in any order.
+            sort::by_key(&mut table, |segment| segment.start);
+        }
+        let start = match told.map_or(want.place.start, |place| place.start) {
+            uapi::AUTO => self.alg().place(&table, size),
+            start => start.checked_add(size).map(|_| start),
+        };
+        let Some(start) = start else {
+            fail!(
+                EOVERFLOW,
+                "the node would end beyond the largest sector number"
+            );
+        };
+        let place = Place { start, size };
+        let member = Member::new(id, place, node, want)?;
+        member.set_copy(copy);
+        Self::show(life, &mut inner, member)
+    }
+
+    /// Puts a node into the list, and makes its directory in sysfs.
+    fn show(life: &Life, inner: &mut Inner, member: Arc<Member>) -> Done {
+        let Some(device) = &life.device else {
+            return Err(ENODEV.into());
+        };
+        let start = member.start;
+        // Two nodes with one START: the second is n-START-1. Which numbers are taken depends on what was
+        // removed; sysfs knows.
+        let mut index = 0;
+        let directory = loop {
+            let name = match index {
+                0 => CString::try_from_fmt(fmt!("n-{start}"))?,
+                index => CString::try_from_fmt(fmt!("n-{start}-{index}"))?,
+            };
+            match Directory::add(device.anchor(), &name, member.clone()) {
+                Err(EEXIST) if index <= inner.members.len() => index += 1,
+                result => break result?,
+            }
+        };
+        inner.members.reserve(1, GFP_KERNEL)?;
+        inner.directories.push(directory, GFP_KERNEL)?;
+        inner.members.push(member, GFP_KERNEL)?;
+        Ok(())
+    }
+
+    /// Makes the disk appear. `flags`: `uapi::START_*`.
+    pub(crate) fn start(&self, flags: u32) -> Done {
+        let mut life = self.life.lock();
+        self.check_stopped(&life)?;
+        let assembled = self.assemble(flags);
+        if assembled.is_err() {
+            self.release();
+        }
+        let (running, sectors, limits, linear) = assembled?;
+        let Some(device) = &life.device else {
+            return Err(ENODEV.into());
+        };
+        let mirror = match &running {
+            Running::Single(_) => None,
+            Running::Mirror(mirror) => Some(mirror.engine().clone()),
+        };
+        // Before there is a disk: who waits for a node must be able to see that, and to end it.
+        self.inner.lock().mirror = mirror;
+        // Not under `inner`: looking for partitions reads from nodes, which may be lost by now.
+        let disk = Arc::new(running, GFP_KERNEL)
+            .map_err(Error::from)
+            .and_then(|running| {
+                let disk = Disk::new(
+                    fmt!("dst-{}", self.name()),
+                    running,
+                    sectors,
+                    &limits,
+                    device.anchor(),
+                )?;
+                Ok(Arc::new(disk, GFP_KERNEL)?)
+            });
+        let disk = match disk {
+            Ok(disk) => disk,
+            Err(error) => {
+                let mirror = self.inner.lock().mirror.take();
+                drop(mirror);
+                self.forget_copies();
+                self.release();
+                fail!(error, "the disk dst-{} can't be made", self.name());
+            }
+        };
+        let mut inner = self.inner.lock();
+        inner.sectors = sectors;
+        inner.limits = limits;
+        inner.disk = Some(disk);
+        for member in &inner.members {
+            member.settle();
+        }
+        drop(inner);
+        self.show_replacement();
+        Self::tell(device, "running");
+        life.linear = linear;
+        // What was lost meanwhile was told when nobody listened.
+        self.events.tell();
+        Ok(())
+    }
+
+    /// Makes the disk go; `EBUSY` while it is open.
+    pub(crate) fn stop(&self) -> Done {
+        let mut life = self.life.lock();
+        if self.inner.lock().disk.is_none() {
+            fail!(EINVAL, "{} does not run", self.name());
+        }
+        self.take_disk(&mut life)?;
+        if let Some(device) = &life.device {
+            Self::tell(device, "stopped");
+        }
+        Ok(())
+    }
+
+    /// Tells user space that the storage has changed its state.
+    fn tell(device: &Device<Self>, state: &str) {
+        if device.uevent(&[fmt!("DST_STATE={state}")]).is_err() {
+            pr_warn!("{}: a uevent was lost\n", state);
+        }
+    }
+
+    /// Ends the disk, if there is one.
+    fn take_disk(&self, life: &mut Life) -> Done {
+        let disk = {
+            let mut inner = self.inner.lock();
+            if let Some(disk) = &inner.disk {
+                if disk.claim_idle().is_err() {
+                    fail!(
+                        EBUSY,
+                        "/dev/dst-{} is in use (mounted, exported or open); unmount or close it first",
+                        self.name()
+                    );
+                }
+            }
+            inner.sectors = 0;
+            (inner.disk.take(), inner.mirror.take())
+        };
+        // Not under `inner`: the last I/O may wait for a lost node. The disk goes first: with it the mirror ends.
+        let (disk, mirror) = disk;
+        self.prepare_end(life);
+        drop(disk);
+        self.abandon_moving(life);
+        self.forget_copies();
+        drop(mirror);
+        self.release();
+        Ok(())
+    }
+
+    /// Ends everything; `EBUSY` while the disk is open. Nothing of the storage is in use afterwards.
+    pub(crate) fn delete(&self) -> Done {
+        let mut life = self.life.lock();
+        if life.deleted {
+            return Err(ENOENT.into());
+        }
+        self.take_disk(&mut life)?;
+        life.deleted = true;
+        self.events.end();
+        self.drop_members(&life, |_| true);
+        // Every node is closed, the thread has nothing to do any more.
+        drop(life.net.take());
+        let device = life.device.take();
+        drop(life);
+        // A reader of sysfs may hold `inner`, so this waits without locks.
+        drop(device);
+        Ok(())
+    }
+
+    /// Removes a node, or all of them ([`uapi::ALL_NODES`]); `EBUSY` while the storage runs, unless it is a mirror that
+    /// has another copy in sync.
+    pub(crate) fn remove(&self, id: u32) -> Done {
+        let life = self.life.lock();
+        if let Some(mirror) = self.mirror().filter(|_| id != uapi::ALL_NODES) {
+            if id & uapi::ABSENT != 0 {
+                mirror.remove(mirror.absent_copy(id & !uapi::ABSENT)?)?;
+                self.show_replacement();
+                return Ok(());
+            }
+            let copy = {
+                let inner = self.inner.lock();
+                let member = inner.members.iter().find(|member| member.id == id);
+                member.map(|member| member.copy())
+            };
+            let Some(copy) = copy else {
+                fail!(ENOENT, "{} has no such node", self.name());
+            };
+            if let Some(copy) = copy {
+                let moving = mirror.replacement();
+                mirror.remove(copy)?;
+                if moving.is_some_and(|moving| moving.has(copy)) {
+                    self.tell_replacing("replace-cancelled");
+                }
+            }
+            self.drop_members(&life, |member| member.id == id);
+            self.show_replacement();
+            drop(life);
+            self.events.tell();
+            return Ok(());
+        }
+        self.check_stopped(&life)?;
+        if self.drop_members(&life, |member| id == uapi::ALL_NODES || member.id == id) == 0
+            && id != uapi::ALL_NODES
+        {
+            fail!(ENOENT, "{} has no such node", self.name());
+        }
+        Ok(())
+    }
+
+    /// Takes out the nodes that `which` names, and ends them; gives their number.
+    fn drop_members(&self, life: &Life, which: impl Fn(&Member) -> bool) -> usize {
+        let mut dropped = 0;
+        loop {
+            let (member, directory) = {
+                let mut inner = self.inner.lock();
+                let Some(index) = inner.members.iter().position(|m| which(m)) else {
+                    return dropped;
+                };
+                let Ok(member) = inner.members.remove(index) else {
+                    return dropped;
+                };
+                (member, inner.directories.remove(index).ok())
+            };
+            drop(directory);
+            if let Node::Remote(node) = &member.node {
+                Self::disconnect(life, node);
+            }
+            drop(member);
+            dropped += 1;
+        }
+    }
+
+    fn check_stopped(&self, life: &Life) -> Done {
+        if life.deleted {
+            return Err(ENOENT.into());
+        }
+        if self.inner.lock().disk.is_some() {
+            fail!(EBUSY, "{} runs; stop it first", self.name());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a storage does with a mirror.
+
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::Full,
+        Arc, //
+    },
+};
+
+use crate::{
+    array::Running,
+    events::health_name,
+    failure::{
+        fail,
+        Done, //
+    },
+    kern::disk::Limits,
+    member::Member,
+    mirror::{
+        self,
+        Engine, //
+    },
+    uapi,
+};
+
+use super::Storage;
+
+impl Storage {
+    /// Whether it keeps copies.
+    pub(crate) fn is_mirror(&self) -> bool {
+        self.alg().has_copies()
+    }
+
+    /// The mirror, if one runs.
+    pub(crate) fn mirror(&self) -> Option<Arc<Engine>> {
+        self.inner.lock().mirror.clone()
+    }
+
+    /// What copies data from one node to another, if there is such a thing: the mirror, or a twin.
+    pub(crate) fn engine(&self) -> Option<Arc<Engine>> {
+        let inner = self.inner.lock();
+        inner.mirror.clone().or_else(|| inner.twin.clone())
+    }
+
+    /// Makes a mirror of the nodes, or finds out which one they are.
+    pub(super) fn assemble_mirror(
+        &self,
+        flags: u32,
+        members: &[Arc<Member>],
+        sectors: u64,
+        limits: Limits,
+    ) -> Done<(Running, u64, Limits)> {
+        let mut candidates = KVec::with_capacity(members.len(), GFP_KERNEL)?;
+        for member in members {
+            candidates.push(member.candidate()?, GFP_KERNEL)?;
+        }
+        let new = match flags & (uapi::START_NEW | uapi::START_ASSEMBLE) {
+            0 => None,
+            flags => Some(flags == uapi::START_NEW),
+        };
+        let wish = mirror::Wish {
+            name: self.name(),
+            alg: self.alg_name(),
+            block_size: limits.logical_block_size,
+            sectors,
+            new,
+            degraded: flags & uapi::START_DEGRADED != 0,
+        };
+        let started = mirror::start(
+            &wish,
+            &candidates,
+            &mut |storage, epoch| self.claim(members, storage, epoch),
+            self.events.clone(),
+            self.hold.clone(),
+        )?;
+        let engine = started.array.engine();
+        for (member, copy) in members.iter().zip(&started.copies) {
+            member.set_copy(Some((engine.clone(), *copy)));
+            member.set_size(started.sectors);
+        }
+        let limits = Limits {
+            logical_block_size: limits.logical_block_size.max(started.block_size),
+            ..limits
+        };
+        Ok((Running::Mirror(started.array), started.sectors, limits))
+    }
+
+    /// The nodes are copies of no mirror any more.
+    pub(super) fn forget_copies(&self) {
+        for member in &self.inner.lock().members {
+            member.set_copy(None);
+        }
+    }
+
+    /// Calls `act` with the mirror and a node's number as a copy.
+    fn for_copy(&self, id: u32, act: impl FnOnce(&Engine, u32) -> Done) -> Done {
+        let inner = self.inner.lock();
+        let Some(mirror) = &inner.mirror else {
+            fail!(EOPNOTSUPP, "{} is no mirror that runs", self.name());
+        };
+        let member = inner.members.iter().find(|member| member.id == id);
+        match member.map(|member| member.copy()) {
+            Some(Some(copy)) => act(mirror, copy),
+            Some(None) => fail!(EINVAL, "the node is no copy"),
+            None => fail!(ENOENT, "{} has no such node", self.name()),
+        }
+    }
+
+    /// Lets requests wait that must go to a copy.
+    pub(crate) fn suspend(&self, id: u32) -> Done {
+        self.for_copy(id, Engine::suspend)
+    }
+
+    /// They go on.
+    pub(crate) fn resume(&self, id: u32) -> Done {
+        self.for_copy(id, Engine::resume)
+    }
+
+    /// Changes a setting of the storage: `uapi::SET_*` of [`uapi::SetStorage`].
+    pub(crate) fn set_storage(&self, what: u32, value: u64) -> Done {
+        let Some(mirror) = self.engine() else {
+            fail!(
+                EOPNOTSUPP,
+                "{} is no mirror that runs, and none of its nodes is being replaced",
+                self.name()
+            );
+        };
+        match what {
+            uapi::SET_READ_POLICY => match u32::try_from(value) {
+                Ok(policy) if policy <= uapi::READ_ROUND_ROBIN => mirror.set_policy(policy),
+                _ => fail!(EINVAL, "there is no read policy {value}"),
+            },
+            uapi::SET_HEAL_MIN => mirror.set_pace(Some(value), None)?,
+            uapi::SET_HEAL_MAX => mirror.set_pace(None, Some(value))?,
+            _ => fail!(EINVAL, "unknown setting {what}"),
+        }
+        Ok(())
+    }
+
+    /// How it is: `uapi::HEALTH_*`.
+    pub(crate) fn health(&self, mirror: Option<&Engine>) -> u32 {
+        match mirror {
+            _ if self.hold.is_lost() => uapi::HEALTH_TAKEN_OVER,
+            Some(mirror) => mirror.health(),
+            None => uapi::HEALTH_NONE,
+        }
+    }
+
+    /// Tells user space how it is, if that has changed.
+    pub(crate) fn tell_health(&self, health: u32) {
+        // Who changes the storage holds `life`, and tells again when that is done.
+        let Some(life) = self.life.try_lock() else {
+            return;
+        };
+        if self.health.xchg(health, Full) == health {
+            return;
+        }
+        if let Some(device) = &life.device {
+            let name = health_name(health);
+            if device.uevent(&[fmt!("DST_HEALTH={name}")]).is_err() {
+                pr_warn!("{}: a uevent was lost\n", self.name());
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+# Timeout: 300
+"""Two heads on one set of exports: the older one is fenced, says so, and loses nothing that it had acknowledged.
+
+Both heads are storages of this kernel, under two names; tests/host has the same with two machines.
+"""
+
+import errno
+import os
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.environ["TESTS"])
+import rawnbd as nbd
+from lib import *
+from rawnbd import Client
+
+BLOCK = 4096
+ONE, TWO = "nbd://127.0.0.1:10901/one", "nbd://127.0.0.1:10902/two"
+
+
+class Writer(threading.Thread):
+    """Writes a number to one block after the other, and flushes, until a write fails."""
+
+    def __init__(self, path, blocks, step=1):
+        super().__init__(daemon=True)
+        self.path, self.blocks, self.step = path, blocks, step
+        self.acknowledged, self.error = {}, None
+        self.count = 0
+
+    def run(self):
+        fd = os.open(self.path, os.O_RDWR | os.O_DIRECT)
+        memory = buffer(BLOCK)
+        try:
+            while True:
+                self.count += 1
+                block = self.count * self.step % self.blocks
+                memory[:] = struct.pack(">Q", self.count) * (BLOCK // 8)
+                os.pwrite(fd, memory, block * BLOCK)
+                if self.count % 4 == 0:
+                    os.fsync(fd)
+                self.acknowledged[block] = self.count
+        except OSError as error:
+            self.error = error.errno
+        finally:
+            os.close(fd)
+
+    def check(self, disk):
+        """All that was acknowledged is there; what was under way when it failed may be."""
+        for block, number in self.acknowledged.items():
+            found = struct.unpack(">Q", disk.read(block * BLOCK, BLOCK)[:8])[0]
+            if found != number and not (found == self.count and block == self.count * self.step % self.blocks):
+                fail(f"block {block}: {found} instead of {number}, which was acknowledged")
+
+
+def health(name):
+    with open(f"/sys/devices/{name}/health", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def nodes(name):
+    return [entry for entry in os.listdir(f"/sys/devices/{name}") if entry.startswith("n-")]
+
+
+def told(name, attribute):
+    """An attribute of each node."""
+    values = []
+    for entry in nodes(name):
+        with open(f"/sys/devices/{name}/{entry}/{attribute}", encoding="ascii") as file:
+            values.append(file.read().strip())
+    return values
+
+
+def fails(act):
+    try:
+        act()
+    except OSError as error:
+        assert error.errno == errno.EIO, error
+        return
+    fail("a request of a fenced head was done")
+
+
+def is_fenced(name):
+    """The head says that it was fenced, in each way."""
+    wait_until(20, lambda: told(name, "state") == ["failed"] * len(nodes(name)), f"the nodes of {name} are failed")
+    assert health(name) == "taken-over"
+    for reason in told(name, "reason"):
+        assert reason.startswith("another head has taken over this storage (epoch "), reason
+    assert "taken over by another machine" in dst("status", name)
+
+
+def test_takeover(alg):
+    dst("create", "a", ONE, TWO, "--alg", alg, "--force", "--start-array")
+    blocks = int(run("blockdev", "--getsize64", "/dev/dst-a")) // BLOCK
+    assert told("a", "fenced") == ["1", "1"]
+    writer = Writer("/dev/dst-a", blocks, blocks // 7)
+    writer.start()
+    wait_until(20, lambda: writer.count > 50, "it writes")
+    # To look at the nodes, and to be refused, disturbs nobody.
+    refuse("missing", "assemble", "b", TWO)
+    dst("discover", "127.0.0.1:10901")
+    before = writer.count
+    wait_until(20, lambda: writer.count > before + 50, "it still writes")
+    assert told("a", "reconnects") == ["0", "0"] and told("a", "state") == ["up", "up"]
+    with open(f"{TMP}/events", "w", encoding="ascii") as events:
+        monitor = subprocess.Popen(["dst", "monitor", "a"], stdout=events, stderr=subprocess.STDOUT)
+        time.sleep(0.5)
+        dst("assemble", "b", TWO, ONE)
+        writer.join(20 * SLOW)
+        assert not writer.is_alive() and writer.error == errno.EIO, writer.error
+        is_fenced("a")
+        wait_until(10, lambda: "taken-over" in open(f"{TMP}/events", encoding="ascii").read(), "an event tells of it")
+        monitor.kill()
+    with Direct("/dev/dst-b") as new:
+        writer.check(new)
+        for block in range(0, blocks, blocks // 5):
+            new.write(block * BLOCK, b"n" * BLOCK)
+        with Direct("/dev/dst-a") as old:
+            for block in range(0, blocks, blocks // 5):
+                fails(lambda: old.write(block * BLOCK, b"o" * BLOCK))
+            fails(lambda: old.read(0, BLOCK))
+            fails(lambda: os.fsync(old.fd))
+        for block in range(0, blocks, blocks // 5):
+            assert new.read(block * BLOCK, BLOCK) == b"n" * BLOCK
+    # The old head ends, in time, and says nothing to the nodes any more.
+    begin = time.monotonic()
+    delete("a")
+    assert time.monotonic() - begin < 10 * SLOW
+    with Direct("/dev/dst-b") as new:
+        new.write(0, b"m" * BLOCK)
+    # The old head wrote until the last moment: what was active is made equal first.
+    wait_until(30, lambda: health("b") in ("healthy", "none"), "the new head's copies are equal")
+    assert told("b", "reconnects") == ["0", "0"]
+    # It takes the storage back.
+    dst("assemble", "a", ONE, TWO)
+    is_fenced("b")
+    with Direct("/dev/dst-a") as old, Direct("/dev/dst-b") as new:
+        assert old.read(0, BLOCK) == b"m" * BLOCK
+        fails(lambda: new.write(0, b"x" * BLOCK))
+        old.write(0, b"l" * BLOCK)
+    # A head that was stopped can be started again when the other one has ended.
+    run("dst", "stop", "b")
+    delete("a")
+    refuse("storage a|names|are of the storage", "start", "b")
+    delete("b")
+    dst("assemble", "b", ONE, TWO)
+    with Direct("/dev/dst-b") as new:
+        assert new.read(0, BLOCK) == b"l" * BLOCK
+    run("dst", "stop", "b")
+    dst("start", "b")
+    delete("b")
+
+
+def test_linear():
+    test_takeover("alg_linear")
+
+
+def test_mirror():
+    test_takeover("alg_mirror")
+    # The copies are equal where something was written.
+    with Direct("/dev/ram0") as one, Direct("/dev/ram1") as two:
+        assert one.read(0, BLOCK) == two.read(0, BLOCK) == b"l" * BLOCK
+
+
+def test_private_copy():
+    """A head that has a copy for itself does not go on with that."""
+    dst("create", "a", "/dev/ram2", ONE, TWO, "--alg", "alg_mirror", "--force", "--start-array")
+    wait_until(20, lambda: health("a") == "healthy", "all is in sync")
+    writer = Writer("/dev/dst-a", 1024)
+    writer.start()
+    wait_until(20, lambda: writer.count > 50, "it writes")
+    dst("assemble", "b", ONE, TWO, "--degraded")
+    writer.join(20 * SLOW)
+    assert writer.error == errno.EIO, writer.error
+    wait_until(20, lambda: health("a") == "taken-over", "it says so")
+    with Direct("/dev/dst-b") as new:
+        writer.check(new)
+        new.write(0, b"n" * BLOCK)
+        with Direct("/dev/dst-a") as old:
+            fails(lambda: old.write(0, b"o" * BLOCK))
+            fails(lambda: old.read(0, BLOCK))
+    delete("a")
+    delete("b")
+    # Its copy was not written to after that, and heals.
+    dst("assemble", "b", "/dev/ram2", ONE, TWO)
+    wait_until(60, lambda: health("b") == "healthy", "it is healed")
+    with Direct("/dev/dst-b") as new:
+        assert new.read(0, BLOCK) == b"n" * BLOCK
+    delete("b")
+    with Direct("/dev/ram2") as disk:
+        assert disk.read(0, BLOCK) == b"n" * BLOCK
+
+
+def uuid_of(name):
+    with open(f"/sys/devices/{name}/uuid", encoding="ascii") as file:
+        return bytes.fromhex(file.read().strip().replace("-", ""))
+
+
+def claim(port, storage, head, epoch):
+    """Another head, which claims a storage and does nothing else; gives the last reply and the client."""
+    client = Client(port=port)
+    client.greet()
+    return client.negotiate(nbd.DST, client.fence(storage, head, epoch))[-1][0], client
+
+
+def test_claims():
+    """A claim of the same epoch, of a head that is gone, and of one that runs."""
+    dst("create", "a", ONE, TWO, "--force", "--start-array")
+    storage = uuid_of("a")
+    with Direct("/dev/dst-a") as disk:
+        disk.write(0, b"a" * BLOCK)
+    # Another head of the same epoch is refused, and the head goes on.
+    answer, client = claim(10901, storage, b"x" * 16, 1)
+    client.sock.close()
+    assert answer == nbd.ERR_POLICY
+    with Direct("/dev/dst-a") as disk:
+        disk.write(0, b"b" * BLOCK)
+    assert told("a", "reconnects") == ["0", "0"]
+    delete("a")
+    # Another head has claimed the next epoch on one node only, and has come no further.
+    answer, client = claim(10902, storage, b"x" * 16, 2)
+    assert answer == nbd.ACK
+    client.sock.close()
+    dst("assemble", "a", TWO, ONE)
+    with Direct("/dev/dst-a") as disk:
+        assert disk.read(0, BLOCK) == b"b" * BLOCK
+    # Each of two that claim: the one who is later wins, and the first one says that it has lost.
+    answer, client = claim(10901, storage, b"x" * 16, 100)
+    assert answer == nbd.ACK
+    is_fenced("a")
+    delete("a")
+    dst("assemble", "a", TWO, ONE)
+    client.sock.close()
+    with Direct("/dev/dst-a") as disk:
+        assert disk.read(0, BLOCK) == b"b" * BLOCK
+    delete("a")
+
+
+def test_end():
+    """The exports have no client any more."""
+    dst("unexport", "--all")
+
+
+run("modprobe", "brd", "rd_nr=3", "rd_size=16384")
+load()
+dst("export", "one", "/dev/ram0", "--listen", "127.0.0.1:10901")
+dst("export", "two", "/dev/ram1", "--listen", "127.0.0.1:10902")
+main(test_linear, test_mirror, test_private_copy, test_claims, test_end)

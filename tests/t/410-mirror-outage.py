@@ -1,0 +1,392 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+# Kernel: stock
+# Timeout: 1200
+"""Copies of a mirror that fail, are lost, or are slow: no error above while one is left, and they heal by themselves."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.environ["TESTS"])
+from lib import *
+
+MIB = 32
+SECTORS = MIB * 2048
+DATA = mirror_sectors(SECTORS)
+EIO = 5
+# After so many seconds without a write a region is no longer active.
+IDLE = 8
+
+run("modprobe", "brd", "rd_nr=4", f"rd_size={MIB << 10}")
+for module in "dm_mod", "dm_flakey", "dm_delay":
+    run("modprobe", module)
+load()
+
+
+class Bad:
+    """A disk over a RAM disk that can be told to fail."""
+
+    def __init__(self, name, backing):
+        blank(backing)
+        self.name, self.backing, self.path = name, backing, f"/dev/mapper/{name}"
+        run("dmsetup", "create", name, "--table", self.table())
+        wait_until(10, lambda: os.path.exists(self.path), f"{self.path} is there")
+
+    def table(self, kind=None, first=0, end=SECTORS):
+        """What is good, and a range that has that feature of dm-flakey."""
+        if not kind:
+            return f"0 {SECTORS} linear {self.backing} 0"
+        lines = [f"{first} {end - first} flakey {self.backing} {first} 0 86400 1 {kind}"]
+        if first:
+            lines.insert(0, f"0 {first} linear {self.backing} 0")
+        if end != SECTORS:
+            lines.append(f"{end} {SECTORS - end} linear {self.backing} {end}")
+        return "\n".join(lines)
+
+    def load(self, table):
+        # Some requests may be under way: they end first, in the old table.
+        run("dmsetup", "suspend", "--nolockfs", self.name)
+        subprocess.run(["dmsetup", "load", self.name], input=table, text=True, check=True)
+        run("dmsetup", "resume", self.name)
+
+    def become(self, *arguments):
+        self.load(self.table(*arguments))
+
+    def delay(self, milliseconds):
+        """Writes take longer."""
+        self.load(f"0 {SECTORS} delay {self.backing} 0 0 {self.backing} 0 {milliseconds}")
+
+    def suspend(self):
+        run("dmsetup", "suspend", "--nolockfs", "--noflush", self.name)
+
+    def resume(self):
+        run("dmsetup", "resume", self.name)
+
+    def remove(self):
+        wait_until(10, lambda: not subprocess.run(["dmsetup", "remove", self.name], check=False).returncode, "dmsetup remove")
+
+
+def make(name, *nodes):
+    dst("create", name, "--alg", "alg_mirror", *nodes, "--start-array")
+    wait_health(name, "healthy", 10)
+    return f"/dev/dst-{name}"
+
+
+def check(name, log, *copies, options=("--acked",)):
+    """The oracle's judgement, and all copies are equal from end to end."""
+    print(oracle("check", log, "--settle", *options, f"disk=/dev/dst-{name}", *copies), end="")
+    oracle("equal", DATA, *copies)
+
+
+def healthy_again(name, seconds=90):
+    wait_health(name, "healthy", seconds)
+    if storage(name, "stale"):
+        fail(f"healthy, but {storage(name, 'stale')} sectors are stale")
+
+
+def test_remote_outage():
+    """A server is killed under load, and comes back: only what was written meanwhile is copied."""
+    blank("/dev/ram0")
+    server = Daemon(12101, SECTORS)
+    disk, log, remote = make("out", "/dev/ram0", "localhost:12101"), f"{TMP}/out.log", ":12101"
+    # On the slow kernel one will do.
+    for policy in ("least-pending", "round-robin", "local-first")[: 1 if SLOW > 1 else 3]:
+        dst("set", "out", f"read-policy={policy}")
+        oracle("write", disk, log, "--count", "150", "--readers", "1", "--rate", "100")
+        # All regions come to rest.
+        time.sleep(IDLE + 2 * (SLOW - 1))
+        before = storage("out", "healed")
+        # 2 MiB: 32 regions of 64 KiB.
+        aside = Load(disk, log, "--area", "1024:512", "--legs-fail", "--rate", "100")
+        server.kill()
+        wait_role("out", remote, "missing")
+        if storage("out", "health") != "degraded":
+            fail(f"health: {storage('out', 'health')}")
+        aside.goes_on(100)
+        if not re.search("degraded", dst("status", "out")) or not re.search("missing", dst("status", "out")):
+            fail(f"status: {dst('status', 'out')}")
+        stale = storage("out", "stale")
+        if not 0 < stale <= 32 * 128:
+            fail(f"{stale} sectors are stale; 32 regions were written to")
+        server.start()
+        healthy_again("out")
+        aside.goes_on(20)
+        aside.end()
+        healed = storage("out", "healed") - before
+        print(f"[{policy}: {healed} sectors healed]", end=" ")
+        if not 128 <= healed <= 32 * 128:
+            fail(f"{healed} sectors were copied; 32 regions were written to")
+        check("out", log, "/dev/ram0", server.path, options=("--acked", "--atomic"))
+    if counters("out", "bytes", copy_of("out", "/dev/ram0"))["write"] < counters("out", "bytes", copy_of("out", remote))["write"]:
+        fail("the local copy got less than the remote one")
+    delete("out")
+    server.kill()
+
+
+def test_flapping():
+    """A server that comes and goes at random moments, also while it is being healed."""
+    blank("/dev/ram0")
+    servers = [Daemon(12111, SECTORS), Daemon(12112, SECTORS, "qemu")]
+    disk, log, rng = make("flap", "/dev/ram0", "localhost:12111", "localhost:12112"), f"{TMP}/flap.log", random.Random(7)
+    aside = Load(disk, log, "--legs-fail", "--rate", "100", "--readers", "2")
+    for i in range(8):
+        server = servers[i % 2]
+        time.sleep(rng.uniform(0, 1.5) * min(SLOW, 2))
+        server.kill()
+        time.sleep(rng.uniform(0, 1.5) * min(SLOW, 2))
+        server.start()
+    healthy_again("flap", 180)
+    aside.end()
+    check("flap", log, "/dev/ram0", servers[0].path, servers[1].path, options=("--acked", "--atomic"))
+    delete("flap")
+    for server in servers:
+        server.kill()
+
+
+def test_all_cut_at_once():
+    """All connections are reset in one moment, again and again: the servers are there, so nobody sees an error."""
+    servers = [Daemon(12115, SECTORS), Daemon(12116, SECTORS)]
+    disk, log = make("cut", "localhost:12115", "localhost:12116"), f"{TMP}/cut.log"
+    aside = Load(disk, log, "--legs-fail", "--readers", "4", "--threads", "4")
+    for _ in range(20):
+        time.sleep(0.25)
+        run("ss", "-K", "dport = :12115 or dport = :12116")
+        aside.goes_on(1)
+    healthy_again("cut")
+    aside.end()
+    check("cut", log, *[server.path for server in servers], options=("--acked", "--atomic"))
+    delete("cut")
+    for server in servers:
+        server.kill()
+
+
+def test_heal_goes_on():
+    """Healing that is interrupted goes on where it was."""
+    blank("/dev/ram0")
+    server = Daemon(12121, SECTORS)
+    disk, remote = make("on", "/dev/ram0", "localhost:12121"), ":12121"
+    server.kill()
+    with Direct(disk) as direct:
+        # It is seen to be gone when something is asked for.
+        for i in range(16):
+            direct.write(i << 20, os.urandom(1 << 20))
+    wait_role("on", remote, "missing")
+    stale = storage("on", "stale")
+    if not 16 * 2048 <= stale <= 17 * 2048:
+        fail(f"{stale} sectors are stale after 16 MiB")
+    dst("set", "on", "heal-min=0", "heal-max=1M")
+    for _ in range(2):
+        before = storage("on", "healed")
+        server.start()
+        wait_until(60, lambda: storage("on", "healed") >= before + 4096, "some of it is healed")
+        if storage("on", "health") != "healing":
+            fail(f"health: {storage('on', 'health')}")
+        if not re.search(r"healing.* of ", dst("status", "on")):
+            fail(f"status: {dst('status', 'on')}")
+        server.kill()
+        wait_role("on", remote, "missing")
+    dst("set", "on", "heal-max=0")
+    server.start()
+    healthy_again("on")
+    healed = storage("on", "healed")
+    print(f"[{healed} sectors healed, {stale} were stale]", end=" ")
+    if not stale <= healed <= stale * 1.3:
+        fail(f"{healed} sectors were copied, {stale} were stale")
+    oracle("equal", DATA, disk, "/dev/ram0", server.path)
+    delete("on")
+    server.kill()
+
+
+def test_all_lost():
+    """The last copy is waited for, and the one that was behind is no substitute; fail-now ends the waiting."""
+    servers = [Daemon(12131, SECTORS), Daemon(12132, SECTORS)]
+    disk = make("all", "localhost:12131", "localhost:12132")
+    direct = Direct(disk)
+    direct.write(0, b"1" * 65536)
+    servers[0].kill()
+    direct.write(0, b"2" * 65536)
+    wait_role("all", ":12131", "missing")
+    servers[1].kill()
+    wait_state("all", "lost", copy_of("all", ":12132"))
+    read, write = Aside(direct.read, 0, 4096), Aside(direct.write, 1 << 20, b"3" * 65536)
+    # The one that lacks the second write.
+    servers[0].start()
+    wait_state("all", "up", copy_of("all", ":12131"))
+    time.sleep(4 * SLOW)
+    if read.seconds is not None or write.seconds is not None:
+        fail(f"something was answered without the last copy: {read.result and read.result[:1]}")
+    if node("all", "role", copy_of("all", ":12131")) == "in-sync":
+        fail("a copy that lacks a write is in sync")
+    servers[1].start()
+    if read.over(30, "the read") != b"2" * 4096:
+        fail("a write was lost")
+    write.over(30, "the write")
+    healthy_again("all")
+    oracle("equal", DATA, disk, servers[0].path, servers[1].path)
+
+    # Both at once; fail-now, and a time limit.
+    for way in "fail-now", "timeout":
+        if way == "timeout":
+            dst("set", "all", "timeout=3s")
+        for server in servers:
+            server.kill()
+        asides = [Aside(direct.write, i << 20, b"4" * 65536) for i in range(4)] + [Aside(direct.read, 0, 4096)]
+        if way == "fail-now":
+            time.sleep(3 * SLOW)
+            if any(aside.seconds is not None for aside in asides):
+                fail("something did not wait")
+            dst("fail-now", "all")
+        for i, aside in enumerate(asides):
+            aside.over(30, f"{way}, {'the read' if i == 4 else f'write {i}'}", EIO)
+        Aside(direct.read, 0, 4096).over(10, "a read when all have failed", EIO)
+        for server in servers:
+            server.start()
+
+        def works():
+            try:
+                direct.write(2 << 20, b"5" * 65536)
+                return direct.read(2 << 20, 65536) == b"5" * 65536
+            except OSError:
+                return False
+
+        wait_until(30, works, "it works again")
+        healthy_again("all")
+        oracle("equal", DATA, disk, servers[0].path, servers[1].path)
+    direct.close()
+    delete("all")
+    for server in servers:
+        server.kill()
+
+
+def test_read_error():
+    """A copy that can't read some of it: another one serves, and what can't be read is written again."""
+    bad = [Bad("bad0", "/dev/ram0"), Bad("bad1", "/dev/ram1")]
+    disk, log = make("read", bad[0].path, bad[1].path), f"{TMP}/read.log"
+    dst("set", "read", "read-policy=round-robin")
+    oracle("write", disk, log, "--count", "200", "--readers", "0", "--area", "1024:1024")
+    bad[0].become("error_reads", 8192, 16384)
+    oracle("check", log, "--acked", f"disk={disk}")
+    rescued, rewritten = storage("read", "rescued"), storage("read", "rewritten")
+    if not rescued or not rewritten:
+        fail(f"{rescued} reads rescued, {rewritten} extents rewritten")
+    # Under load, too.
+    oracle("write", disk, log, "--count", "100", "--readers", "2", "--area", "1024:1024")
+    bad[0].become()
+    healthy_again("read")
+    check("read", log, "/dev/ram0", "/dev/ram1")
+    # On both: an error, and no hang; what can be read is read.
+    for disk_ in bad:
+        disk_.become("error_reads", 8192, 16384)
+    with Direct(disk) as direct:
+        Aside(direct.read, 8192 * 512, 65536).over(30, "a read that no copy can serve", EIO)
+        Aside(direct.read, 0, 65536).over(30, "another read")
+    for disk_ in bad:
+        disk_.become()
+    healthy_again("read")
+    check("read", log, "/dev/ram0", "/dev/ram1")
+    delete("read")
+    for disk_ in bad:
+        disk_.remove()
+
+
+def test_write_error():
+    """A copy that can't write leaves without an error, and is healed when it can; when none can, there are errors."""
+    bad = [Bad("bad0", "/dev/ram0"), Bad("bad1", "/dev/ram1")]
+    disk, log = make("write", bad[0].path, bad[1].path), f"{TMP}/write.log"
+    for which in 0, 1:
+        aside = Load(disk, log, "--area", "1024:512", "--legs-fail", "--rate", "100")
+        bad[which].become("error_writes")
+        wait_role("write", bad[which].path, "missing")
+        aside.goes_on(50)
+        if storage("write", "health") != "degraded":
+            fail(f"health: {storage('write', 'health')}")
+        bad[which].become()
+        healthy_again("write", 120)
+        aside.end()
+        check("write", log, "/dev/ram0", "/dev/ram1")
+    # A single bad place is enough.
+    aside = Load(disk, log, "--area", "1024:512", "--legs-fail", "--rate", "100")
+    bad[0].become("error_writes", 8192, 8200)
+    wait_until(60, lambda: storage("write", "health") != "healthy", "a copy leaves")
+    bad[0].become()
+    healthy_again("write", 120)
+    aside.end()
+    check("write", log, "/dev/ram0", "/dev/ram1")
+    # Both, but for the metadata: errors, and no hang.
+    for disk_ in bad:
+        disk_.become("error_writes", 8192, 16384)
+    with Direct(disk) as direct:
+        Aside(direct.write, 8192 * 512, b"x" * 65536).over(60, "a write that no copy can take", EIO)
+        Aside(direct.write, 20000 * 512, b"y" * 4096).over(60, "a write elsewhere")
+        Aside(direct.read, 8192 * 512, 4096).over(60, "a read")
+    for disk_ in bad:
+        disk_.become()
+    with Direct(disk) as direct:
+        direct.write(20000 * 512, bytes(4096))
+        direct.write(8192 * 512, direct.read(8192 * 512, 65536))
+    healthy_again("write", 120)
+    oracle("equal", DATA, disk, "/dev/ram0", "/dev/ram1")
+    # All of both: neither hangs, nor does taking it down.
+    for disk_ in bad:
+        disk_.become("error_writes")
+    words = ["--errors", "--count", "40", "--readers", "1", "--area", "3000:512"]
+    Aside(oracle, "write", disk, f"{TMP}/errors.log", *words).over(60, "writes that no copy can take")
+    for disk_ in bad:
+        disk_.become()
+    delete("write", 60)
+    for disk_ in bad:
+        disk_.remove()
+
+
+def test_slow_copy():
+    """A copy that is slow makes writes slow, and reads only if it must serve them."""
+    bad = [Bad("bad0", "/dev/ram0"), Bad("bad1", "/dev/ram1")]
+    disk, log = make("slow", bad[0].path, bad[1].path), f"{TMP}/slow.log"
+    bad[1].delay(200)
+    oracle("write", disk, log, "--count", "40", "--readers", "1", "--area", "1024:512")
+    if storage("slow", "health") != "healthy":
+        fail("a slow copy left")
+    bad[1].become()
+    check("slow", log, "/dev/ram0", "/dev/ram1")
+    with Direct(disk) as direct:
+        direct.write(0, b"s" * (1 << 20))
+        for which in 0, 1:
+            bad[which].suspend()
+            writes = [Aside(direct.write, (8 << 20) + i * 65536, b"t" * 65536) for i in range(4)]
+            name = copy_of("slow", bad[which].path)
+            wait_until(20, lambda: node("slow", "in_flight", name), "the writes are at the copy that is stuck")
+            # They are over on the other one.
+            time.sleep(1)
+            # One after the other: of many at once, the least busy copy could be the one with four stuck writes.
+            for i in range(20):
+                read = Aside(direct.read, i * 4096, 4096)
+                if read.over(20, "a read that the other copy can serve") != b"s" * 4096:
+                    fail("wrong data")
+            if any(write.seconds is not None for write in writes):
+                fail("a write was acknowledged that one copy has not")
+            in_time = Aside(dst, "status", "slow")
+            in_time.over(20, "dst status")
+            bad[which].resume()
+            for write in writes:
+                write.over(30, "a write when the copy goes on")
+    if storage("slow", "health") != "healthy":
+        fail("a slow copy left")
+    oracle("equal", DATA, disk, "/dev/ram0", "/dev/ram1")
+    delete("slow")
+    for disk_ in bad:
+        disk_.remove()
+
+
+main(
+    test_remote_outage,
+    test_flapping,
+    test_all_cut_at_once,
+    test_heal_goes_on,
+    test_all_lost,
+    test_read_error,
+    test_write_error,
+    test_slow_copy,
+)

@@ -1,0 +1,281 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+# A mirror in use: copies are added, removed, suspended under load; who serves reads; how fast it heals; what is told.
+# Timeout: 1200
+. "$TESTS/lib.sh"
+need jq
+
+load
+need_module dm_mod
+modprobe loop
+sectors=$((24 * 2048))
+data=$(mirror_sectors $sectors)
+# With a volatile cache, as most disks; a mirror that had none would not take up a copy that has one.
+L0=/dev/mapper/l0 L1=/dev/mapper/l1
+dmsetup create l0 --table "0 $sectors linear /dev/vdb 0"
+dmsetup create l1 --table "0 $sectors linear /dev/vdc 0"
+blank $L0 $L1
+disk=/dev/dst-live
+log=$TMP/log
+remote=localhost:12301
+server nbdkit 12301 "$(image remote $sectors)"
+image=$TMP/remote
+
+all_healthy() { wait_until "${1:-60}" healthy live; }
+nodes() { dst status live --json | jq '.storages[0].nodes | length'; }
+equal() { oracle equal "$data" $disk "$@"; }
+seconds_since() { echo $((SECONDS - $1)); }
+
+dst create live --alg alg_mirror $L0 $L1 --start-array
+dd if=/dev/urandom of=$disk bs=1M seek=8 count=8 oflag=direct status=none
+
+echo "- events"
+dst monitor live --json >"$TMP/events" 2>"$TMP/monitor" &
+monitor=$!
+wait_until 10 grep -q listening "$TMP/monitor"
+saw() { grep -q -- "$1" "$TMP/events"; }
+
+echo "- a copy is added under load"
+load_begin $disk "$log" --area 256:512 --rate 100
+dst add live $remote
+same 3 "$(nodes)" "number of nodes"
+load_goes_on "$log"
+all_healthy
+load_goes_on "$log"
+load_end "$log"
+equal $L0 $L1 "$image"
+oracle check "$log" --acked --settle disk=$disk $L0 $L1 "$image"
+# Only what was ever written.
+(($(attr live healed) <= (8 * 2048 + 512 * 8 + 1024))) || fail "$(attr live healed) sectors were copied; 10 MiB were written to"
+wait_until 10 saw '"healing"'
+wait_until 10 saw '"healthy"'
+
+echo "- a copy is removed under load"
+load_begin $disk "$log" --area 256:512 --rate 100
+load_goes_on "$log"
+dst remove live $L0
+same 2 "$(nodes)" "number of nodes"
+load_goes_on "$log"
+load_end "$log"
+equal $L1 "$image"
+healthy live
+# It is free now: another storage can have it, and what that leaves on it is not written over by mistake.
+dst create other --alg alg_mirror $L0 --start-array
+dd if=/dev/urandom of=/dev/dst-other bs=1M seek=8 count=8 oflag=direct status=none
+refuse 'in use' dst add live $L0
+delete other
+load_begin $disk "$log" --area 256:512 --rate 100
+refuse "node of storage 'other'" dst add live $L0
+dst add live $L0 --force
+all_healthy
+load_end "$log"
+equal $L0 $L1 "$image"
+oracle check "$log" --acked --settle $L0 $L1 "$image"
+
+echo "- what can't be added or removed"
+small=$(loop "$(image small $((sectors / 2)))")
+refuse 'has room for [0-9]+ sectors|larger node' dst add live "$small"
+refuse 'in use' dst add live $L0
+same 3 "$(nodes)" "number of nodes"
+dst remove live $L0
+dst remove live $remote
+refuse 'last|in sync' dst remove live $L1
+same 1 "$(nodes)" "number of nodes"
+# Nor is what is being healed a substitute.
+dst set live heal-min=0 heal-max=512K
+dst add live $L0
+refuse 'last|in sync' dst remove live $L1
+attr_is live health healing
+dst set live heal-max=0
+all_healthy
+dst remove live $L1
+equal $L0
+dst add live $L1
+dst add live $remote
+all_healthy
+equal $L0 $L1 "$image"
+
+echo "- on a filesystem"
+# No discards: copies may differ there afterwards.
+mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0,nodiscard $disk
+mkdir "$TMP/mount"
+mount $disk "$TMP/mount"
+cp -a /usr/lib/python3.13/email "$TMP/mount/1" &
+pid=$!
+dst remove live $L1
+dst add live $L1
+wait $pid
+cp -a /usr/lib/python3.13/email "$TMP/mount/2" &
+pid=$!
+server_kill 12301
+wait $pid
+wait_until 30 role_is live :12301 missing
+refuse 'in use' dst stop live
+sync -f "$TMP/mount"
+server_again 12301
+all_healthy 120
+for i in 1 2; do diff -r /usr/lib/python3.13/email "$TMP/mount/$i"; done
+umount "$TMP/mount"
+e2fsck -fn $disk >"$TMP/fsck" 2>&1 || { cat "$TMP/fsck"; fail "e2fsck"; }
+equal $L0 $L1 "$image"
+# The oracle begins anew, on zeroes.
+blkdiscard --zeroout --force --quiet $disk
+log=$TMP/log2
+wait_until 10 saw '"missing"'
+wait_until 10 saw '"degraded"'
+
+echo "- suspend and resume"
+dst suspend live $remote
+wait_until 5 bash -c 'dst status live | grep -q suspended'
+dd if=/dev/urandom of=$disk bs=4k count=1 oflag=direct status=none &
+pid=$!
+in_time 20 dd if=$disk of=/dev/null bs=64k skip=100 count=32 iflag=direct status=none
+sleep 2
+kill -0 $pid || fail "a write did not wait for a copy that is suspended"
+in_time 20 dd if=$disk of=/dev/null bs=64k skip=200 count=32 iflag=direct status=none
+dst resume live $remote
+wait_until 20 not kill -0 $pid
+wait $pid
+healthy live
+
+echo "- reads while all copies are suspended"
+# piece FILE FIRST COUNT : what the disk shows, in blocks of 4 KiB.
+piece() { in_time "${4:-30}" dd if=$disk of="$1" bs=$(($3 << 12)) skip=$(($2 << 12)) count=1 iflag=direct,skip_bytes status=none; }
+for i in old new newer; do head -c 64K /dev/urandom >"$TMP/$i"; done
+dd if="$TMP/old" of=$disk bs=64k seek=320 oflag=direct status=none
+dst suspend live $L0
+dst suspend live $L1
+dst suspend live $remote
+before=$(attr live read_held)
+dd if="$TMP/new" of=$disk bs=64k seek=320 oflag=direct status=none &
+writer=$!
+# Served by the write that waits, as a whole and in part.
+seen() { piece "$TMP/seen" 5120 16 5 && cmp -s "$TMP/seen" "$TMP/new"; }
+wait_until 10 seen
+piece "$TMP/seen" 5123 2 5
+cmp "$TMP/seen" <(tail -c +12289 "$TMP/new" | head -c 8192)
+(($(attr live read_held) >= before + 2)) || fail "read_held: $before before, $(attr live read_held) after"
+# What nobody has in memory waits, and so does what only begins in it.
+piece "$TMP/none" 512 1 &
+none=$!
+piece "$TMP/more" 5135 2 &
+more=$!
+# A newer one hides it.
+dd if="$TMP/newer" of=$disk bs=64k seek=320 oflag=direct status=none &
+newer=$!
+seen() { piece "$TMP/seen" 5120 16 5 && cmp -s "$TMP/seen" "$TMP/newer"; }
+wait_until 10 seen
+sleep 1
+for pid in $writer $none $more $newer; do kill -0 "$pid" || fail "it did not wait"; done
+# Readers that go on while it is written never see what was before.
+: >"$TMP/go"
+while [[ -e $TMP/go ]]; do
+	piece "$TMP/seen" 5120 16
+	cmp "$TMP/seen" "$TMP/newer" || echo "turned back" >>"$TMP/back"
+done &
+reader=$!
+for node in $L0 $remote $L1; do dst resume live "$node"; done
+for pid in $writer $none $more $newer; do in_time 20 tail --pid="$pid" -f /dev/null; wait "$pid"; done
+sleep 1
+rm "$TMP/go"
+wait $reader
+[[ ! -e $TMP/back ]] || fail "what a read had shown was gone"
+cmp <(head -c 4096 "$TMP/more") <(tail -c 4096 "$TMP/newer")
+healthy live
+equal $L0 $L1 "$image"
+load_begin $disk "$log" --area 256:512 --rate 100
+for node in $L0 $remote $L1; do
+	dst suspend live "$node"
+	in_time 10 dst status live >/dev/null
+	dst resume live "$node"
+	load_goes_on "$log"
+done
+load_end "$log"
+healthy live
+equal $L0 $L1 "$image"
+oracle check "$log" --acked --settle $L0 $L1 "$image"
+
+echo "- who serves reads"
+reads() { for n in $L0 $L1 :12301; do counter live "$(copy live "$n")" requests read; done | xargs; }
+# serve COMMAND... : how many reads each copy served meanwhile: $r0 $r1 $r2.
+serve() {
+	local before after
+	udevadm settle
+	before=$(reads)
+	"$@"
+	after=$(reads)
+	# shellcheck disable=SC2086
+	set -- $before $after
+	r0=$(($4 - $1)) r1=$(($5 - $2)) r2=$(($6 - $3))
+	echo "$r0 $r1 $r2"
+}
+sequential() { dd if=$disk of=/dev/null bs=4k count=96 skip="${1:-0}" iflag=direct status=none; }
+deep() { fio --name=x --filename=$disk --direct=1 --ioengine=libaio --iodepth=24 --rw=randread --bs=4k --io_size=3M --size=16M --output=/dev/null; }
+same least-pending "$(attr live read_policy)" "the default"
+serve deep
+((r0 > 10 && r1 > 10)) || fail "least-pending: $r0 $r1 $r2 with 24 reads at a time"
+dst set live read-policy=round-robin
+same round-robin "$(attr live read_policy)" policy
+serve sequential
+((r0 > 20 && r1 > 20 && r2 > 20)) || fail "round-robin: $r0 $r1 $r2"
+dst set live read-policy=local-first
+serve deep
+((r2 == 0 && r0 + r1 >= 700)) || fail "local-first: $r0 $r1 $r2"
+dst set live read-policy=nearest
+serve sequential 1000
+((r0 >= 90 || r1 >= 90 || r2 >= 90)) || fail "nearest: $r0 $r1 $r2 for a read from one end to the other"
+refuse 'least-pending' dst set live read-policy=best
+dst set live read-policy=least-pending
+
+echo "- how fast it heals"
+dst set live heal-min=128K heal-max=1M
+same "128 1024" "$(attr live heal_min) $(attr live heal_max)" "limits"
+server_kill 12301
+dd if=/dev/urandom of=$disk bs=1M count=6 oflag=direct status=none
+wait_until 30 role_is live :12301 missing
+before=$(attr live healed)
+server_again 12301
+wait_until 30 attr_is live health healing
+start=$SECONDS
+expect 'healing.* of ' dst status live
+all_healthy 120
+took=$(seconds_since $start)
+(($(attr live healed) - before >= 6 * 2048)) || fail "$(($(attr live healed) - before)) sectors were copied"
+# 6 s, if nothing else slows it down; the clock is that of another machine.
+((took >= 2)) || fail "6 MiB in $took s, with a limit of 1 MiB a second"
+dst set live heal-max=0 heal-min=1G
+server_kill 12301
+dd if=/dev/urandom of=$disk bs=1M count=6 oflag=direct status=none
+wait_until 30 role_is live :12301 missing
+load_begin $disk "$log" --area 4096:256
+server_again 12301
+all_healthy 60
+load_end "$log"
+equal $L0 $L1 "$image"
+
+echo "- a copy that is gone for good"
+server_kill 12301
+dd if=/dev/urandom of=$disk bs=4k count=1 oflag=direct status=none
+wait_until 30 role_is live :12301 missing
+attr_is live health degraded
+in_time 10 dst remove live $remote
+healthy live
+equal $L0 $L1
+
+echo "- what was told"
+wait_until 10 saw heal-start
+wait_until 10 saw heal-done
+kill -TERM $monitor
+wait_until 10 not kill -0 $monitor
+jq -e . "$TMP/events" >/dev/null || { cat "$TMP/events"; fail "events are no JSON"; }
+[[ $(wc -l <"$TMP/events") -eq $(jq -c . "$TMP/events" | wc -l) ]] || fail "an event is not one line"
+delete live
+refused() { refuse "$@"; [[ ! -e /sys/devices/live ]] || fail "a storage was left behind"; }
+server_again 12301
+refused 'removed from storage' dst assemble live $L0 $L1 $remote
+dst assemble live $L1 $L0
+healthy live
+delete live
+wait_until 10 dmsetup remove l0
+wait_until 10 dmsetup remove l1
+unload
