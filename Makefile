@@ -8,8 +8,9 @@ KERNEL ?= stock
 KDIR ?=
 # The release that install puts the module under, and that the cache's kernel must be.
 KVER ?=
-# Tests to run: parts of their names. Rounds of the soak test.
+# Tests to run: parts of their names. Options of tests/run. Rounds of the soak test.
 T ?=
+RUN ?=
 N ?= 20
 export KDIR KVER DESTDIR PREFIX
 
@@ -44,11 +45,11 @@ test-host: ## Tests that need no VM
 	@scripts/build-tools test --release --quiet --workspace
 
 test: setup all test-host ## Host tests, and VM tests on Debian's kernel (T="NAME...": only those)
-	@tests/run $(T)
+	@tests/run $(RUN) $(T)
 
 test-debug: setup tools ## VM tests on the debug kernel, which is built first (20 minutes, once)
 	@scripts/build-module debug
-	@tests/run --kernel debug $(T)
+	@tests/run --kernel debug $(RUN) $(T)
 
 simulate: ## The mirror's core against everything that can fail, until it is interrupted (DST_SIM_FROM=seed)
 	@DST_SIM_SECONDS=0 DST_SIM_FROM=$${DST_SIM_FROM:-$$(date +%s)000} \

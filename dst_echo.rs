@@ -6,7 +6,7 @@
 //! doesn't read its echo soon finds that the server doesn't read either. After the setup nothing is allocated for data.
 
 // The wrappers serve the driver; this uses a part of each.
-#[allow(dead_code)]
+#[expect(dead_code, reason = "the driver uses all of it")]
 #[path = "kern"]
 mod kern {
     //! Those wrappers that the network code needs, and pages to send.
@@ -22,11 +22,11 @@ mod kern {
     pub(crate) mod timer;
     mod vectors;
 }
-#[allow(dead_code)]
+#[expect(dead_code, reason = "the driver uses all of it")]
 mod net_state;
 #[path = "dst_echo_rpc.rs"]
 mod rpc;
-#[allow(dead_code)]
+#[expect(dead_code, reason = "the driver uses all of it")]
 pub mod uapi;
 
 use core::net::{

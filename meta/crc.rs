@@ -42,7 +42,7 @@ pub struct Crc(u32);
 
 impl Crc {
     /// Of nothing.
-    #[allow(clippy::new_without_default, reason = "one way to write it is enough")]
+    #[expect(clippy::new_without_default, reason = "one way to write it is enough")]
     pub const fn new() -> Self {
         Self(!0)
     }

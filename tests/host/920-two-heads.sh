@@ -2,27 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0
 # A second machine takes over the storages, one linear and one mirror, that the first one runs and writes to: the first
 # one is fenced and says so, and the second one has all that was acknowledged.
-# Kernel: stock
 # Timeout: 600
-set -euo pipefail
+. "$TESTS/host/machines.sh"
 
-mkdir "$TMP/share"
 cat >"$TMP/share/common" <<'END'
-set -euo pipefail
-export S=/mnt/share
 declare -A half=([lin]=40000 [mir]=20000) # of the linear one, that is on the other node
-limit=240
-until_there() { # FILE...
-	local file end=$((SECONDS + limit))
-	for file; do
-		until [[ -e $S/$file ]]; do
-			((SECONDS < end)) || { echo "$file did not come" >&2; exit 1; }
-			[[ ! -e $S/failed ]] || exit 1
-			sleep 0.2
-		done
-	done
-}
-trap 'status=$?; [[ $status -eq 0 ]] || { echo "FAILED: line $LINENO: $BASH_COMMAND" >&2; touch $S/failed; dst status >&2; }' EXIT
 put() { printf '%-16s' "$3" | dd of="/dev/dst-$1" bs=512 seek="$2" conv=sync,notrunc,fsync oflag=direct status=none; }
 get() { dd if="/dev/dst-$1" bs=512 skip="$2" count=1 iflag=direct status=none | head -c 16 | tr -d ' \0'; }
 END
@@ -56,7 +40,7 @@ for name in lin mir; do
 		if put "$name" "$i" old 2>/dev/null; then echo "a late write was done" >&2; exit 1; fi
 	done
 	if get "$name" 0 2>/dev/null | grep -q .; then echo "a late read was done" >&2; exit 1; fi
-	timeout 30 dst delete "$name"
+	timeout $((30 * slow)) dst delete "$name"
 done
 touch $S/late
 until_there done
@@ -93,15 +77,10 @@ touch $S/written
 until_there late
 for name in lin mir; do
 	for i in 0 1 2 $((half[$name] + 1)); do [[ $(get $name "$i") == new ]]; done
-	timeout 30 dst delete $name
+	timeout $((30 * slow)) dst delete $name
 done
 touch $S/done
 modprobe -r dst
 END
 
-$VM --listen "$TMP/net" --share "$TMP/share" --timeout 580 -- bash /mnt/share/first >"$TMP/first" 2>&1 &
-first=$!
-status=0
-$VM --connect "$TMP/net" --share "$TMP/share" --timeout 580 -- bash /mnt/share/second >"$TMP/second" 2>&1 || status=$?
-wait "$first" || status=$?
-[[ $status -eq 0 ]] || { tail -n 60 "$TMP/first" "$TMP/second"; exit "$status"; }
+pair 580

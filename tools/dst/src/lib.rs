@@ -8,7 +8,7 @@
 //! behind [`world::World`], so that tests can put a module of their own there.
 
 // The workspace's lints are the kernel's, which has no floats; rates for people may have them.
-#![allow(clippy::float_arithmetic)]
+#![expect(clippy::float_arithmetic)]
 
 pub mod address;
 pub mod apply;
