@@ -26,7 +26,6 @@ mod kern {
 mod net_state;
 #[path = "dst_echo_rpc.rs"]
 mod rpc;
-#[expect(dead_code, reason = "the driver uses all of it")]
 pub mod uapi;
 
 use core::net::{
