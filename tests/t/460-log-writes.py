@@ -16,14 +16,14 @@ from lib import *
 from log_writes import *
 
 MIB = 1 << 20
-SIZE = 96 * MIB
+SIZE = 48 * MIB
 DATA = mirror_sectors(SIZE // 512)
 MOUNT = f"{TMP}/mount"
 DISKS = os.environ["DISKS"].split()
 PAGE = 4096
 STEPS = 32 if SLOW == 1 else 16
 # How many moments of a copy, of two copies, and of what lies on a storage are looked at.
-ALONE, BOTH, ABOVE = (16, 6, 8) if SLOW == 1 else (5, 3, 3)
+ALONE, BOTH, ABOVE = (14, 6, 6) if SLOW == 1 else (5, 3, 3)
 # What is said of a copy on which no superblock is complete yet.
 UNMADE = "there is no superblock|half-written|no superblock has the right checksum"
 
@@ -217,7 +217,6 @@ def after_cut(work, step, nodes, mounts=True):
         if mounts:
             look("/dev/dst-crash", work, step)
     finally:
-        settled()
         delete("crash", 30)
     return healed
 
@@ -245,7 +244,7 @@ def test_one_copy():
     marks = log.marks()
     refusals, accepted = 0, False
     # While the mirror is made: refused as long as no superblock is complete, never after that.
-    for index in spread(log.orders(0, marks["created"]), 2 * BOTH):
+    for index in spread(log.orders(0, marks["created"]), 8):
         image.to(index)
         image.put("/dev/ram2")
         refusal = assemble("/dev/ram2", "--degraded")
@@ -255,7 +254,6 @@ def test_one_copy():
             refusals += 1
         else:
             accepted = True
-            settled()
             delete("crash", 30)
     if not refusals or not accepted:
         fail(f"before the mirror was there: {refusals} refusals, accepted: {accepted}")
@@ -306,10 +304,9 @@ def test_both_copies():
         nodes = places if rng.random() < 0.5 else places[::-1]
         step = max(last_step(log, index) for log, index in zip(logs, done))
         healed += judged(logs[0], done[0], lambda: after_cut(work, step, nodes))
-        try:
-            oracle("equal", DATA, *places)
-        except AssertionError as error:
-            fail(f"copy {ahead} is ahead, after {logs[0].entries[done[0]]}: {error}")
+        sector = differ(DATA * 512, *places)
+        if sector is not None:
+            fail(f"{logs[0].entries[done[0]]}, {('copy 0 is', 'copy 1 is', 'none is')[ahead]} ahead: they differ in sector {sector}")
     if not healed:
         fail("nothing was healed")
     print(f"[{len(apart)} of {len(moments)} moments, {healed} sectors healed]", end=" ")
