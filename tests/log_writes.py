@@ -212,7 +212,8 @@ def differ(size, *things, step=1 << 20):
             length = min(step, size - offset)
             one, other = (read(thing, fd, offset, length) for thing, fd in zip(things, fds))
             if one != other:
-                return (offset + next(i for i in range(0, length, SECTOR) if one[i : i + SECTOR] != other[i : i + SECTOR])) // SECTOR
+                starts = range(0, length, SECTOR)
+                return (offset + next(i for i in starts if one[i : i + SECTOR] != other[i : i + SECTOR])) // SECTOR
         return None
     finally:
         for fd in fds:

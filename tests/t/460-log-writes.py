@@ -23,7 +23,7 @@ DISKS = os.environ["DISKS"].split()
 PAGE = 4096
 STEPS = 32 if SLOW == 1 else 16
 # How many moments of a copy, of two copies, and of what lies on a storage are looked at.
-ALONE, BOTH, ABOVE = (14, 6, 6) if SLOW == 1 else (5, 3, 3)
+ALONE, BOTH, ABOVE = (24, 9, 10) if SLOW == 1 else (8, 3, 4)
 # What is said of a copy on which no superblock is complete yet.
 UNMADE = "there is no superblock|half-written|no superblock has the right checksum"
 
@@ -137,6 +137,8 @@ class Work:
         kept = self.states[step]
         changes = self.changes[step + 1] if step + 1 < len(self.changes) else {}
         found = {}
+        if not os.path.isdir(f"{MOUNT}/kept"):
+            raise Wrong("there is no folder 'kept'")
         for name in os.listdir(f"{MOUNT}/kept"):
             with open(f"{MOUNT}/kept/{name}", "rb") as file:
                 found[name] = file.read()
@@ -306,7 +308,8 @@ def test_both_copies():
         healed += judged(logs[0], done[0], lambda: after_cut(work, step, nodes))
         sector = differ(DATA * 512, *places)
         if sector is not None:
-            fail(f"{logs[0].entries[done[0]]}, {('copy 0 is', 'copy 1 is', 'none is')[ahead]} ahead: they differ in sector {sector}")
+            who = ("copy 0", "copy 1", "none")[ahead]
+            fail(f"{logs[0].entries[done[0]]}, {who} was ahead: sector {sector} is different")
     if not healed:
         fail("nothing was healed")
     print(f"[{len(apart)} of {len(moments)} moments, {healed} sectors healed]", end=" ")
