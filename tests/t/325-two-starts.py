@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-# Timeout: 300
+# Timeout: 600
 """Two heads that start one storage at the same moment: at most one runs, the other one says why not and has written nothing.
 
 The first one reaches its servers by way of gates, at which the second one does its part when the first one is about to
@@ -50,12 +50,14 @@ class Gate:
             server = socket.create_connection(("127.0.0.1", self.target))
             for sock in client, server:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for relay in (self.asks, client, server), (self.answers, server, client):
+            said = []
+            for relay in (self.asks, client, server, said), (self.answers, server, client, said):
                 threading.Thread(target=self.relay, args=relay, daemon=True).start()
 
-    def relay(self, how, source, sink):
+    def relay(self, how, source, sink, said):
+        """`said`: the epoch that the client announces."""
         try:
-            how(source, sink)
+            how(source, sink, said)
         except OSError:
             pass
         for sock in source, sink:
@@ -64,12 +66,17 @@ class Gate:
             except OSError:
                 pass
 
-    @staticmethod
-    def answers(server, client):
+    def answers(self, server, client, said):
+        acknowledged = struct.pack(">QIII", nbd.OPTION_REPLY, nbd.DST, nbd.ACK, 0)
+        first = b""
         while data := server.recv(1 << 16):
+            if said and said[0] not in self.held and len(first) < 4096:
+                first += data
+                if acknowledged in first:
+                    self.held.append(said[0])
             client.sendall(data)
 
-    def asks(self, client, server):
+    def asks(self, client, server, said):
         def take(length):
             data = b""
             while len(data) < length:
@@ -80,7 +87,6 @@ class Gate:
             return data
 
         server.sendall(take(4))
-        epoch = None
         while True:
             head = take(4)
             if head == nbd.IHAVEOPT[:4]:
@@ -88,12 +94,10 @@ class Gate:
                 option, length = struct.unpack(">II", head[8:])
                 data = take(length)
                 if option == nbd.DST:
-                    epoch, = struct.unpack(">Q", data[40:])
-                    self.claims.append(epoch)
+                    said += struct.unpack(">Q", data[40:])
+                    self.claims += said
                     if self.at_claim:
-                        self.at_claim(epoch)
-                elif option == nbd.GO and epoch:
-                    self.held.append(epoch)
+                        self.at_claim(*said)
             else:
                 head += take(24)
                 _, _, command, _, _, length = struct.unpack(">IHHQQI", head)
@@ -224,9 +228,9 @@ def again(byte):
 
 
 def each(scenario):
-    """For both algorithms, and with the servers in both orders."""
-    for alg in "alg_linear", "alg_mirror":
-        for which in 0, 1:
+    """For both algorithms, and with the servers in both orders. On the slow kernel one will do."""
+    for alg, orders in ("alg_linear", (0, 1)), ("alg_mirror", (1, 0)):
+        for which in orders[: 1 if SLOW > 1 else 2]:
             dst("create", "a", *DIRECT, "--alg", alg, "--force", "--start-array")
             wait_until(20, lambda: attribute("a", "health") in ("healthy", "none"), "it is in order")
             byte = b"ABCD"[which:which + 1]
@@ -365,7 +369,7 @@ def test_race():
 
     def scenario(_, which, byte):
         tally = []
-        for _ in range(4):
+        for _ in range(3):
             pair = {"a": DIRECT, "b": DIRECT[::-1]}
             starts = {name: Aside(assemble, name, nodes) for name, nodes in pair.items()}
             results = {name: start.over(120, f"the start of {name}") for name, start in starts.items()}
