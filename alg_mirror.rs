@@ -155,6 +155,10 @@ pub struct Mirror<S, F, W, R, B> {
     healing: Mask,
     /// Copies that get no requests for now.
     suspended: Mask,
+    /// The last copy in sync, while its server is away.
+    away: Mask,
+    /// The copies of both: no read goes there as long as there is another way.
+    avoided: Mask,
     /// The copy that serves reads of what is being written.
     first: Mask,
     /// Granted by the overlaps, but something else is not ready yet.
@@ -245,6 +249,8 @@ where
             in_sync,
             healing,
             suspended: 0,
+            away: 0,
+            avoided: 0,
             first: 0,
             gated: List::new(),
             ready: List::new(),
@@ -341,6 +347,11 @@ where
         self.suspended
     }
 
+    /// The last copy in sync, if its server is away; else none.
+    pub fn away(&self) -> Mask {
+        self.away
+    }
+
     /// What happened so far.
     pub fn counters(&self) -> Counters {
         self.counters
@@ -371,6 +382,7 @@ where
         self.in_sync &= !mask;
         self.healing &= !mask;
         self.suspended &= !mask;
+        self.set_away(copy, false);
         self.first &= !mask;
         self.regions.leave(copy, false);
         self.heal.leave(copy);
@@ -427,6 +439,7 @@ where
         }
         self.members &= !bit(copy);
         self.suspended &= !bit(copy);
+        self.set_away(copy, false);
         self.jobs.remove(bit(copy));
         self.look_again();
         true
@@ -435,15 +448,29 @@ where
     /// From now on requests that must be sent to a copy wait.
     pub fn suspend(&mut self, copy: u32) {
         self.suspended |= bit(copy) & self.members;
+        self.avoided = self.suspended | self.away;
     }
 
     /// They go on.
     pub fn resume(&mut self, copy: u32) {
         self.suspended &= !bit(copy);
+        self.avoided = self.suspended | self.away;
         // Another one may have served what is being written meanwhile; this one may be believed after a crash.
         self.first = 0;
         self.heal.begin_round();
         self.look_again();
+    }
+
+    /// The server of the last copy in sync, which can't leave, is away, or is there again. While it is away reads go to
+    /// others if these are sure to hold the same; what is being written is not sure.
+    pub fn set_away(&mut self, copy: u32, away: bool) {
+        let mask = bit(copy);
+        self.away = if away && self.in_sync == mask {
+            mask
+        } else {
+            self.away & !mask
+        };
+        self.avoided = self.suspended | self.away;
     }
 
     /// A second has passed.

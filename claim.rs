@@ -19,17 +19,18 @@ use crate::{
         fail,
         Done, //
     },
+    kern::time,
     meta::Uuid,
 };
 
 /// Milliseconds in which a head that was just started writes its epoch to its nodes.
-const START_MS: i64 = 1000;
+const START_MS: u32 = 1000;
 
 /// Announces storage and epoch to all servers; gives the epoch of another head, if one has claimed the storage already.
 pub(crate) type Claimer<'a> = dyn FnMut(Uuid, u64) -> Done<Option<u64>> + 'a;
 
 /// Refuses to start what another head holds.
-fn refuse<T>(epoch: u64) -> Done<T> {
+pub(crate) fn refuse<T>(epoch: u64) -> Done<T> {
     fail!(
         ESTALE,
         "another head has taken over this storage (epoch {epoch}); stop it there first, or start it again to take it \
@@ -57,7 +58,9 @@ pub(crate) fn claimed<P>(
     if let Some(other) = claim(storage, epoch)? {
         // A head that runs has its epoch in the superblocks, and was seen there. So this one has just been started, or its
         // start has failed.
-        fsleep(Delta::from_millis(START_MS));
+        // If two have got a part of the servers each, they should not meet again.
+        let more = time::random_u32().checked_rem(START_MS).unwrap_or(0);
+        fsleep(Delta::from_millis(i64::from(START_MS + more)));
         let (_, next) = identity(&plan(0)?)?;
         if next > other {
             return refuse(other);

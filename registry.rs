@@ -25,10 +25,8 @@ use crate::{
             Anchor,
             Directory,
             Subsystem, //
-        },
-        time, //
+        }, //
     },
-    proto::fence::Uuid,
     storage::{
         self,
         Storage, //
@@ -47,8 +45,6 @@ struct Exported {
 #[pin_data]
 pub(crate) struct Registry {
     subsystem: Arc<Subsystem>,
-    /// This machine, until the module is unloaded, as the head of its storages.
-    head: Uuid,
     #[pin]
     storages: Mutex<KVec<Arc<Storage>>>,
     #[pin]
@@ -76,7 +72,6 @@ impl Registry {
         Arc::pin_init(
             pin_init!(Self {
                 subsystem,
-                head: time::random_bytes(),
                 storages <- new_mutex!(KVec::new(), "dst::registry::storages"),
                 exports <- new_mutex!(KVec::new(), "dst::registry::exports"),
                 changing <- new_mutex!((), "dst::registry::changing"),
@@ -118,7 +113,6 @@ impl Registry {
                 metadata,
                 block_size: request.block_size,
             },
-            self.head,
         )?;
         if let Err(error) = self.storages.lock().push(storage.clone(), GFP_KERNEL) {
             storage.delete()?;

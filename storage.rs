@@ -36,6 +36,7 @@ use crate::{
         Node,
         Running, //
     },
+    claim,
     events::Events,
     failure::{
         fail,
@@ -69,10 +70,7 @@ use crate::{
     },
     mirror::Engine,
     net_state::NetThread,
-    proto::fence::{
-        Fence,
-        Uuid, //
-    },
+    proto::fence::Fence,
     remotes::Remotes,
     sort, uapi,
 };
@@ -157,11 +155,7 @@ pub(crate) struct Shape<'a> {
 
 impl Storage {
     /// Makes an empty storage, and its directory in sysfs.
-    pub(crate) fn new(
-        subsystem: &Arc<Subsystem>,
-        shape: &Shape<'_>,
-        head: Uuid,
-    ) -> Done<Arc<Self>> {
+    pub(crate) fn new(subsystem: &Arc<Subsystem>, shape: &Shape<'_>) -> Done<Arc<Self>> {
         let &Shape {
             name,
             alg,
@@ -191,7 +185,8 @@ impl Storage {
                 // only head that it ever has.
                 fence: Fence {
                     storage: time::random_bytes(),
-                    head,
+                    // Not that of the machine: of two that are started of the same nodes, under two names, one must lose.
+                    head: time::random_bytes(),
                     epoch: 1,
                 },
                 hold,
@@ -382,7 +377,12 @@ impl Storage {
         self.check_stopped(&life)?;
         let assembled = self.assemble(flags);
         if assembled.is_err() {
+            // Then that is why, whatever has failed.
+            let other = self.hold.lost_to();
             self.release();
+            if other != 0 {
+                return claim::refuse(other);
+            }
         }
         let (running, sectors, limits, linear) = assembled?;
         let Some(device) = &life.device else {

@@ -354,6 +354,12 @@ where
         let promoted = in_sync & self.whole() & ok;
         self.healing &= !promoted;
         self.in_sync |= promoted;
+        if promoted != 0 {
+            // It is not the last one any more, and can leave.
+            for copy in each(self.away) {
+                self.set_away(copy, false);
+            }
+        }
         self.jobs.agreed &= !promoted;
         self.jobs.announced = in_sync & self.whole();
         // The others are told next; what was spoiled meanwhile must not be called in sync.

@@ -271,7 +271,7 @@ where
         }
     }
 
-    /// Copies of which one can serve a read of these sectors now; none: they are suspended.
+    /// Copies of which one can serve a read of these sectors now; none: they are suspended, or away.
     ///
     /// While a write is under way there, it is always the same one: the write is seen by all reads from a time on, as on a
     /// single disk. After a crash that copy is the one that is believed. The same where nothing was ever written.
@@ -279,11 +279,18 @@ where
     /// `tried`: copies that could not serve it.
     pub fn read_source(&mut self, extent: Extent, tried: Mask) -> Mask {
         self.heal.count_request();
-        let all = self.readable(extent) & !self.suspended & !tried;
+        let all = self.readable(extent) & !self.avoided & !tried;
         if all & all.wrapping_sub(1) == 0 {
-            // As soon as it is healed here another one can serve it, too, which may not have yet what this one gives.
-            if tried == 0 && self.healing != 0 && self.overlap.is_busy(&extent) {
-                self.first = self.serves_first(all);
+            if tried == 0 && self.healing != 0 {
+                let busy = self.overlap.is_busy(&extent);
+                if self.away != 0 && (busy || !self.regions.is_written_to(extent.start, extent.end))
+                {
+                    return 0;
+                }
+                // As soon as it is healed here another one can serve it, too, which may not have yet what this one gives.
+                if busy {
+                    self.first = self.serves_first(all);
+                }
             }
             return all;
         }
@@ -295,6 +302,10 @@ where
         }
         if stable && !busy {
             return all;
+        }
+        if self.away != 0 && tried == 0 {
+            // It goes on to be the one that serves these.
+            return 0;
         }
         let first = self.serves_first(all);
         if tried == 0 {

@@ -289,6 +289,25 @@ impl<C, T> Pool<C, T> {
         }
     }
 
+    /// Gives one more right to read the object at an index, if it is shared at this moment. Any context, lock-free.
+    ///
+    /// Whoever gets it may become the one who gives up the last right, so [`Shared::release`] it as all others do.
+    pub(crate) fn find_shared(&self, index: u32) -> Option<Shared<C, T>>
+    where
+        T: Sync,
+    {
+        let entry = self.inner().entries.get(index as usize)?;
+        let mut state = entry.state.load(Relaxed);
+        // Without a right there is a `Slot`, or nobody.
+        while state & KIND == HELD && state != HELD {
+            match entry.state.cmpxchg(state, state + 1, Acquire) {
+                Ok(_) => return Some(Shared::new(entry)),
+                Err(now) => state = now,
+            }
+        }
+        None
+    }
+
     /// Takes up the first parked object at or behind index `from`. Any context, lock-free.
     pub(crate) fn claim_any(&self, from: u32) -> Option<Slot<C, T>> {
         let entries = self.inner().entries.get(from as usize..)?;

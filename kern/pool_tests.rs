@@ -114,17 +114,28 @@ mod tests {
         assert!(matches!(pool.claim(cookie, 0), Claim::Unknown));
         assert!(pool.claim_any(0).is_none());
         assert!(two.release().is_none());
+        // Who finds it has one more right to it.
+        let found = pool.find_shared(index).unwrap();
+        assert_eq!(*found, index * 10);
+        assert!(found.release().is_none());
+        assert!(pool.find_shared(index ^ 1).is_none());
+        assert!(pool.find_shared(2).is_none());
         drop(one);
         assert_eq!(pool.used(), 1);
-        let mut slot = three.release().unwrap();
+        let found = pool.find_shared(index).unwrap();
+        assert!(three.release().is_none());
+        let mut slot = found.release().unwrap();
+        assert!(pool.find_shared(index).is_none());
         assert_eq!(slot.index(), index);
         *slot = 5;
         // It is as good as new: it can be parked, and shared again.
         let cookie = slot.park();
+        assert!(pool.find_shared(index).is_none());
         let slot = claimed(pool.claim(cookie, 0)).unwrap();
         assert_eq!(pool.used(), 1);
         drop(slot.share());
         assert_eq!(pool.used(), 0);
+        assert!(pool.find_shared(index).is_none());
     }
 
     #[test]

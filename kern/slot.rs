@@ -130,7 +130,8 @@ impl<C, T> Slot<C, T> {
     pub(crate) fn share(self) -> Shared<C, T> {
         let entry = ManuallyDrop::new(self).0;
         // SAFETY: By the type invariant.
-        unsafe { &(*entry.as_ptr()).state }.store(HELD + 1, Relaxed);
+        // What was written to the object before is seen by who finds it: `Pool::find_shared`.
+        unsafe { &(*entry.as_ptr()).state }.store(HELD + 1, Release);
         // INVARIANT: It is the only one, and counted.
         Shared(entry)
     }
@@ -214,6 +215,12 @@ unsafe impl<C: Send + Sync, T: Send + Sync> Send for Shared<C, T> {}
 unsafe impl<C: Send + Sync, T: Send + Sync> Sync for Shared<C, T> {}
 
 impl<C, T> Shared<C, T> {
+    /// Makes one more right to an object that the caller has just counted one more right to.
+    pub(super) fn new(entry: &Entry<C, T>) -> Self {
+        // INVARIANT: The only caller, `Pool::find_shared`, has found it shared, and has counted this one.
+        Self(NonNull::from(entry))
+    }
+
     #[inline]
     fn entry(&self) -> &Entry<C, T> {
         // SAFETY: By the type invariant.

@@ -26,7 +26,10 @@ use crate::{
             Lower,
             LowerBio, //
         },
-        pool::Slot,
+        pool::{
+            Shared,
+            Slot, //
+        },
     },
     uapi,
 };
@@ -154,11 +157,19 @@ impl Engine {
             false => inner.core.read_source(extent, slot.tried),
         };
         if mask == 0 {
-            // What can serve it may be suspended.
-            let waits = inner.core.readable(extent) & inner.core.suspended() & !slot.tried != 0;
-            let part = slot.part.as_ref().filter(|_| shown || waits);
-            let served = part.is_some_and(|part| inner.read_held(part, &extent));
+            // What can serve it may be suspended, or away.
+            let able = inner.core.readable(extent) & !slot.tried;
+            let waits = able & inner.core.suspended() != 0;
+            let away = inner.copy((able & inner.core.away()).trailing_zeros());
+            let part = slot.part.as_ref();
+            let part = part.filter(|_| shown || waits || away.is_some());
+            let (served, sent) = part.map_or((false, None), |part| {
+                self.read_held(&mut inner, part, &extent)
+            });
             drop(inner);
+            if let Some(write) = sent.and_then(Shared::release) {
+                Mirror::finish(write);
+            }
             if served {
                 let part = slot.part.take();
                 drop(slot);
@@ -167,6 +178,8 @@ impl Engine {
                 }
             } else if shown || waits {
                 self.mirror.stalled.push(slot);
+            } else if let Some(copy) = away {
+                self.read_from(slot, &copy);
             } else {
                 end(slot);
             }

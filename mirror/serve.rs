@@ -47,10 +47,11 @@ impl Engine {
         }
     }
 
-    /// Looks again, if the server of a copy was lost, and could not be asked why.
+    /// Looks again, if the server of a copy was lost, and could not be asked why, or if the last copy is away.
     pub(super) fn look_again(&self) {
         let inner = self.mirror.inner.lock();
         let targets = inner.targets(inner.core.attached());
+        let away = inner.core.away();
         drop(inner);
         // Each of them says so once.
         let late = targets
@@ -58,7 +59,7 @@ impl Engine {
             .iter()
             .flatten()
             .filter(|copy| copy.node.was_not_asked());
-        if late.count() != 0 {
+        if late.count() != 0 || away != 0 {
             self.look_at_nodes();
         }
     }
@@ -69,19 +70,22 @@ impl Engine {
             let Some(copy) = self.mirror.inner.lock().copy(index) else {
                 continue;
             };
+            // First: what is lost from here on is noticed the next time.
+            let losses = copy.node.losses();
             let lost = copy.node.is_lost();
             if lost && copy.node.is_asking() {
                 // If another head has taken over, what only we have must not be written to any more.
                 continue;
             }
             let slow = copy.node.is_slow();
+            let mut inner = self.mirror.inner.lock();
             if !lost && !slow && !copy.was_lost() {
+                inner.core.set_away(index, false);
                 continue;
             }
-            let losses = copy.node.losses();
-            let mut inner = self.mirror.inner.lock();
             let attached = inner.core.attached() & bit(index) != 0;
             let gone = !attached || inner.core.leave(index);
+            inner.core.set_away(index, !gone && (lost || slow));
             drop(inner);
             if gone {
                 if lost || slow {

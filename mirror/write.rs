@@ -56,11 +56,12 @@ pub(super) struct Write {
 }
 
 pub(super) type WriteSlot = Slot<Arc<Mirror>, Write>;
+pub(super) type SharedWrite = Shared<Arc<Mirror>, Write>;
 pub(super) type LegPool = Pool<Arc<Mirror>, Leg>;
 
 /// What of a [`Write`] one copy does.
 pub(super) struct Leg {
-    pub(super) write: Option<Shared<Arc<Mirror>, Write>>,
+    pub(super) write: Option<SharedWrite>,
     pub(super) copy: u32,
     pub(super) lower: LowerBio,
 }

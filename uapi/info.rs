@@ -86,7 +86,7 @@ abi! {
         pub left: u64,
         /// Reads that overlapped a write under way.
         pub read_overlaps: u64,
-        /// Reads that were served from a write that waited for suspended copies.
+        /// Reads that were served from a write that waited for copies that are suspended or away.
         pub read_held: u64,
     }
 }

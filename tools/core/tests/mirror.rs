@@ -313,6 +313,27 @@ fn reads_of_what_is_written_go_to_a_copy_in_sync() {
 }
 
 #[test]
+fn beside_a_last_copy_that_is_away_only_what_is_sure_is_read() {
+    let mut core = core(0b01, 0b10, 0);
+    core.load(0, WRITTEN);
+    core.load(1, WRITTEN | 0b10);
+    core.begin(None, 0);
+    work(&mut core);
+    core.set_away(1, true);
+    assert_eq!(core.away(), 0, "it can leave");
+    core.set_away(0, true);
+    assert_eq!(go(&mut core, 0, 7), 0b11);
+    let reads = [(7, 0), (8, 0b10), (REGION, 0), (2 * REGION, 0)];
+    for (sector, copies) in reads {
+        assert_eq!(core.read_source(Extent::new(sector, 1), 0), copies);
+    }
+    assert_eq!(core.request_end(0, 0b11), End::Ok);
+    heal(&mut core);
+    work(&mut core);
+    assert_eq!((core.in_sync(), core.away()), (0b11, 0));
+}
+
+#[test]
 fn what_one_log_says_is_not_on_all_copies() {
     let mut core = core(0b11, 0, 0);
     core.load(0, WRITTEN | ACTIVE);

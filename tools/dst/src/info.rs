@@ -114,7 +114,7 @@ pub struct Mirror {
     pub log_writes: u64,
     /// Reads that overlapped a write under way.
     pub read_overlaps: u64,
-    /// Reads that were served from a write that waited for suspended copies.
+    /// Reads that were served from a write that waited for copies that are suspended or away.
     pub read_held: u64,
     /// Reads that another copy served after an error.
     pub rescued: u64,

@@ -182,7 +182,12 @@ impl World {
     }
 
     fn read_from_any(&mut self, extent: Extent, tried: Mask, what: What) {
-        let mask = self.head().core.read_source(extent, tried);
+        let core = &mut self.head().core;
+        let mask = match core.read_source(extent, tried) {
+            // One that is away is waited for.
+            0 => core.readable(extent) & core.away() & !core.suspended() & !tried,
+            mask => mask,
+        };
         let copies: Vec<u32> = each(mask).collect();
         // If all are suspended, or none could: it ends with an error.
         let Some(copy) = self.rng.pick(&copies) else {
@@ -431,6 +436,7 @@ impl World {
             let attached = core.attached() & bit(copy) != 0;
             if !up {
                 let left = !attached || core.leave(copy);
+                core.set_away(copy, !left);
                 self.disks[disk].noticed = true;
                 self.disks[disk].forgot = false;
                 if !left && self.disks[disk].lost {
@@ -446,6 +452,7 @@ impl World {
                 }
                 continue;
             }
+            core.set_away(copy, false);
             let member = core.members() & bit(copy) != 0;
             if attached || !member || self.ops.iter().any(|op| op.disk == disk) {
                 continue;
