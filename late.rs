@@ -10,11 +10,15 @@
 //! - A newer one also waits for those before it that wait, if it overlaps them: their order stays.
 //! - A server that has taken the fence is done with what came on connections that had it, too.
 
-use core::ops::DerefMut;
+use core::{
+    mem,
+    ops::DerefMut, //
+};
 
 use crate::alg_mirror::overlap::Extent;
 
-/// Milliseconds for which newer writes wait, from the moment at which there is a connection again.
+/// Milliseconds for which newer writes wait, from the moment at which there is a connection again. What is lost with
+/// later connections does not make it longer: else a connection that is lost again and again would let them wait for ever.
 ///
 /// The server lives then, and has as long for what it had received: some requests (as many as the node's depth), on a
 /// disk that works. That is a matter of milliseconds, and of a second or two where the disk is very busy. It can't be
@@ -145,54 +149,66 @@ fn extent_of(extents: &[Extent], at: usize) -> Extent {
 ///
 /// `E` are places for extents; where there are too few of them more has to wait, never less.
 pub struct Late<E> {
-    /// Where a late write may land.
-    late: Extents<E>,
+    /// Where a late write may land whose quiet time has begun.
+    timed: Extents<E>,
+    /// Where one may land that was lost since then: its time counts from the newest connection.
+    fresh: Extents<E>,
     /// What those write that wait.
     held: Extents<E>,
-    /// Not all of `late` was on connections with a fence.
+    /// Not all of `timed` and `fresh` was on connections with a fence.
     unfenced: bool,
 }
 
 impl<E: DerefMut<Target = [Extent]>> Late<E> {
-    /// Nothing is late. Each of the two has at least one place.
-    pub fn new(late: E, held: E) -> Self {
+    /// Nothing is late. Each of the three has at least one place.
+    pub fn new(places: [E; 3]) -> Self {
+        let [timed, fresh, held] = places.map(Extents::new);
         Self {
-            late: Extents::new(late),
-            held: Extents::new(held),
+            timed,
+            fresh,
+            held,
             unfenced: false,
         }
+    }
+
+    /// Whether something may be late.
+    pub fn is_any(&self) -> bool {
+        !self.timed.used().is_empty() || !self.fresh.used().is_empty()
     }
 
     /// The connection was lost on which a write, discard or write-zeroes was that had no answer yet; `fenced`: before
     /// that connection the server had taken the fence.
     pub fn lost(&mut self, extent: Extent, fenced: bool) {
-        self.late.add(extent);
+        self.fresh.add(extent);
         self.unfenced |= !fenced;
     }
 
-    /// There is a connection again, before which the server has taken the fence or not. Says whether anything has to
-    /// wait; nothing does so yet.
-    pub fn connected(&mut self, fenced: bool) -> bool {
+    /// There is a connection again, before which the server has taken the fence or not. Nothing waits yet.
+    pub fn connected(&mut self, fenced: bool) {
         self.held.clear();
         if fenced && !self.unfenced {
-            self.late.clear();
+            self.timed.clear();
+            self.fresh.clear();
         }
-        !self.late.used().is_empty()
     }
 
     /// Whether a write, discard or write-zeroes that was never sent has to wait. Then it is taken note of.
     pub fn must_wait(&mut self, extent: Extent) -> bool {
-        let waits = self.late.overlaps(&extent) || self.held.overlaps(&extent);
+        let waits = self.timed.overlaps(&extent)
+            || self.fresh.overlaps(&extent)
+            || self.held.overlaps(&extent);
         if waits {
             self.held.add(extent);
         }
         waits
     }
 
-    /// The time is over: nothing comes late any more, and nothing waits.
-    pub fn over(&mut self) {
-        self.late.clear();
+    /// The quiet time is over, or has not begun: now that of what was lost last does, as of the newest connection.
+    /// Whoever waits asks again.
+    pub fn next(&mut self) {
         self.held.clear();
-        self.unfenced = false;
+        self.timed.clear();
+        mem::swap(&mut self.timed, &mut self.fresh);
+        self.unfenced &= self.is_any();
     }
 }

@@ -133,6 +133,8 @@ pub(crate) struct RemotePiece {
     order: u64,
     /// It was sent on an earlier connection.
     resent: bool,
+    /// It was held for late writes.
+    held: bool,
     /// What of the reply has arrived.
     pending: Pending,
 }
@@ -147,6 +149,7 @@ impl RemotePiece {
             length: 0,
             order: 0,
             resent: false,
+            held: false,
             pending: Pending::other(),
         }
     }
@@ -349,6 +352,7 @@ fn start(node: &Arc<RemoteNode>, part: BioPart, command: Command, flags: u16, of
     slot.offset = offset;
     slot.length = length;
     slot.resent = false;
+    slot.held = false;
     trace::piece_start(remote.config.id, slot.cookie(), &part);
     slot.part = Some(part);
     if let Some(started) = remote.started.get(slot.index() as usize) {

@@ -158,8 +158,10 @@ pub(super) struct Link {
     was_up: bool,
     /// When to look for requests that have waited too long.
     expiry: Jiffies,
-    /// Until when newer writes wait for late ones.
+    /// Until when newer writes wait for late ones of the oldest connections.
     quiet_until: Option<Jiffies>,
+    /// Since when there is a connection, or was.
+    up_since: Jiffies,
 }
 
 impl Link {
@@ -182,6 +184,7 @@ impl Link {
             was_up: false,
             expiry: time::now(),
             quiet_until: None,
+            up_since: time::now(),
         })
     }
 
@@ -579,7 +582,7 @@ pub(crate) fn tick(node: &Arc<RemoteNode>, now: Jiffies) -> Option<Jiffies> {
         while link.step(node) {}
     }
     let expiry = link.expire(node, now);
-    let expiry = time::earliest(link.quiet_until, expiry);
+    let expiry = time::earliest(link.quiet_end(), expiry);
     time::earliest(link.deadline(time::now()), expiry)
 }
 

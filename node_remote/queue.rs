@@ -38,13 +38,13 @@ struct Aside {
     late: Late<KVec<Extent>>,
     /// In the order of submission; as many places as pieces.
     held: KVec<RemoteSlot>,
-    /// How often something was held.
+    /// Pieces that were held.
     total: u64,
 }
 
 impl Aside {
     /// Keeps a piece that has to wait; gives it back if it has not.
-    fn sift(&mut self, slot: RemoteSlot) -> Option<RemoteSlot> {
+    fn sift(&mut self, mut slot: RemoteSlot) -> Option<RemoteSlot> {
         let waits = match slot.changes() {
             // The late one does the same.
             Some(_) if slot.resent => false,
@@ -54,11 +54,10 @@ impl Aside {
         if !waits {
             return Some(slot);
         }
+        self.total += u64::from(!slot.held);
+        slot.held = true;
         match self.held.push_within_capacity(slot) {
-            Ok(()) => {
-                self.total += 1;
-                None
-            }
+            Ok(()) => None,
             // There are as many places as pieces, so this can't be.
             Err(refused) => Some(refused.0),
         }
@@ -75,7 +74,7 @@ impl Queue {
         // More extents than pieces are rare: it takes several losses, and what was on the first is not sent again.
         let places = || KVec::from_elem(Extent::default(), capacity as usize, GFP_KERNEL);
         let aside = Aside {
-            late: Late::new(places()?, places()?),
+            late: Late::new([places()?, places()?, places()?]),
             held: KVec::with_capacity(capacity as usize, GFP_KERNEL)?,
             total: 0,
         };
@@ -155,16 +154,21 @@ impl Queue {
     }
 
     /// There is a connection again: [`Late::connected`]. Nothing may have been sent on it yet.
-    pub(super) fn begin_quiet(&mut self, fenced: bool) -> bool {
-        self.quiet = self.aside.late.connected(fenced);
+    pub(super) fn begin_quiet(&mut self, fenced: bool) {
+        self.aside.late.connected(fenced);
+        self.quiet = self.aside.late.is_any();
+    }
+
+    /// Whether newer writes wait for late ones.
+    pub(super) fn is_quiet(&self) -> bool {
         self.quiet
     }
 
-    /// The quiet time is over: what was held is next, in its order.
+    /// A quiet time is over: [`Late::next`]. What was held is next, in its order, or is held again.
     #[must_use]
-    pub(super) fn end_quiet(&mut self) -> Option<RemoteSlot> {
-        self.quiet = false;
-        self.aside.late.over();
+    pub(super) fn next_quiet(&mut self) -> Option<RemoteSlot> {
+        self.aside.late.next();
+        self.quiet = self.aside.late.is_any();
         while let Some(slot) = self.aside.held.pop() {
             // It is older than all that is in the ring.
             let refused = self.push_front(slot);
@@ -186,7 +190,7 @@ impl Queue {
         self.aside.held.remove(at).ok()
     }
 
-    /// Pieces that are held now, and how often one was held.
+    /// Pieces that are held now, and that were so far.
     pub(super) fn held(&self) -> (usize, u64) {
         (self.aside.held.len(), self.aside.total)
     }

@@ -23,36 +23,50 @@ use super::{
         RemoteNode,
         RemoteSlot, //
     },
-    Link, //
+    Link,
+    State, //
 };
 
 impl Link {
     /// There is a connection, on which nothing was sent yet, and nobody can: the caller has the sending half.
     pub(super) fn begin_quiet(&mut self, remote: &Remote) {
         let fenced = remote.shown.lock().fenced;
-        let quiet = remote.queue.lock().begin_quiet(fenced);
-        self.quiet_until = quiet.then(|| time::in_ms(time::now(), QUIET_MS));
+        remote.queue.lock().begin_quiet(fenced);
+        let now = time::now();
+        self.up_since = now;
+        // A time that has begun on an earlier connection goes on.
+        if self.quiet_until.is_none_or(|until| time::reached(until, now)) {
+            self.next_quiet(remote);
+        }
     }
 
-    /// Lets go what is held, if the time is over.
+    /// Lets go what is held, if its time is over.
     pub(super) fn end_quiet(&mut self, node: &Arc<RemoteNode>, now: Jiffies) {
-        if !self
-            .quiet_until
-            .is_some_and(|until| time::reached(until, now))
-        {
-            return;
+        while self.quiet_end().is_some_and(|end| time::reached(end, now)) {
+            self.next_quiet(node.ctx());
+            push(node);
         }
-        self.quiet_until = None;
-        let refused = node.ctx().queue.lock().end_quiet();
+    }
+
+    /// When newer writes have waited for long enough, or for the next late ones, if there is a connection.
+    pub(super) fn quiet_end(&self) -> Option<Jiffies> {
+        self.quiet_until
+            .filter(|_| matches!(self.state, State::Up { .. }))
+    }
+
+    fn next_quiet(&mut self, remote: &Remote) {
+        let mut queue = remote.queue.lock();
+        let refused = queue.next_quiet();
+        let quiet = queue.is_quiet();
+        drop(queue);
+        self.quiet_until = quiet.then(|| time::in_ms(self.up_since, QUIET_MS));
         if let Some(slot) = refused {
             finish(slot, Status::IOERR);
         }
-        push(node);
     }
 
     /// The connection is lost: what is held goes back, too.
     pub(super) fn take_held_back(&mut self, remote: &Remote) {
-        self.quiet_until = None;
         remote.queue.lock().suspend_quiet();
         loop {
             let slot = remote.queue.lock().take_held(|_| true);

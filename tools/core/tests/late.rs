@@ -20,8 +20,8 @@ enum Step {
     Connect(bool),
     /// A newer write.
     Write(Extent),
-    /// The quiet time is over.
-    Over,
+    /// A quiet time is over.
+    Next,
 }
 
 fn extents() -> impl Strategy<Value = Extent> {
@@ -35,13 +35,14 @@ fn steps() -> impl Strategy<Value = Step> {
             .prop_map(|(lost, fenced)| Step::Lose(lost, fenced)),
         2 => any::<bool>().prop_map(Step::Connect),
         8 => extents().prop_map(Step::Write),
-        1 => Just(Step::Over),
+        1 => Just(Step::Next),
     ]
 }
 
 /// The model: a note for each sector.
 struct Model {
-    late: Vec<bool>,
+    timed: Vec<bool>,
+    fresh: Vec<bool>,
     held: Vec<bool>,
     unfenced: bool,
 }
@@ -49,7 +50,8 @@ struct Model {
 impl Model {
     fn new() -> Self {
         Self {
-            late: vec![false; SECTORS],
+            timed: vec![false; SECTORS],
+            fresh: vec![false; SECTORS],
             held: vec![false; SECTORS],
             unfenced: false,
         }
@@ -57,19 +59,20 @@ impl Model {
 
     fn must_wait(&mut self, extent: &Extent) -> bool {
         let range = extent.start as usize..extent.end as usize;
-        let waits = range.clone().any(|at| self.late[at] || self.held[at]);
+        let waits = range.clone().any(|at| self.timed[at] || self.fresh[at] || self.held[at]);
         if waits {
             self.held[range].fill(true);
         }
         waits
     }
+
+    fn is_any(&self) -> bool {
+        self.timed.iter().chain(&self.fresh).any(|late| *late)
+    }
 }
 
 fn late(places: usize) -> Late<Vec<Extent>> {
-    Late::new(
-        vec![Extent::default(); places],
-        vec![Extent::default(); places],
-    )
+    Late::new([(); 3].map(|()| vec![Extent::default(); places]))
 }
 
 /// Takes the steps with so many places. With enough of them what waits is exact; with fewer it is more, never less.
@@ -81,17 +84,18 @@ fn check(steps: Vec<Step>, places: usize, exact: bool) -> Result<(), TestCaseErr
             Step::Lose(lost, fenced) => {
                 for extent in lost {
                     late.lost(extent, fenced);
-                    model.late[extent.start as usize..extent.end as usize].fill(true);
+                    model.fresh[extent.start as usize..extent.end as usize].fill(true);
                     model.unfenced |= !fenced;
                 }
             }
             Step::Connect(fenced) => {
-                let waits = late.connected(fenced);
+                late.connected(fenced);
                 model.held.fill(false);
                 if fenced && !model.unfenced {
-                    model.late.fill(false);
+                    model.timed.fill(false);
+                    model.fresh.fill(false);
                 }
-                prop_assert_eq!(waits, model.late.iter().any(|late| *late));
+                prop_assert_eq!(late.is_any(), model.is_any());
             }
             Step::Write(extent) => {
                 let waits = late.must_wait(extent);
@@ -105,9 +109,13 @@ fn check(steps: Vec<Step>, places: usize, exact: bool) -> Result<(), TestCaseErr
                     }
                 }
             }
-            Step::Over => {
-                late.over();
-                model = Model::new();
+            Step::Next => {
+                late.next();
+                model.timed = model.fresh;
+                model.fresh = vec![false; SECTORS];
+                model.held.fill(false);
+                model.unfenced &= model.timed.contains(&true);
+                prop_assert_eq!(late.is_any(), model.timed.contains(&true));
             }
         }
     }
@@ -132,7 +140,8 @@ proptest! {
 fn neighbours_pass() {
     let mut late = late(8);
     late.lost(Extent::new(8, 8), false);
-    assert!(late.connected(false));
+    late.connected(false);
+    assert!(late.is_any());
     assert!(!late.must_wait(Extent::new(0, 8)));
     assert!(!late.must_wait(Extent::new(16, 8)));
     assert!(late.must_wait(Extent::new(15, 4)));
@@ -148,7 +157,8 @@ fn huge_ones() {
     // A discard as large as can be, at the end of the largest export.
     late.lost(Extent::new((1 << 54) - (1 << 22), 1 << 22), false);
     late.lost(Extent::new(u64::MAX - 8, u64::MAX), false);
-    assert!(late.connected(false));
+    late.connected(false);
+    assert!(late.is_any());
     assert!(late.must_wait(Extent::new((1 << 54) - 1, 1)));
     assert!(!late.must_wait(Extent::new((1 << 54) - (1 << 22) - 8, 8)));
     assert!(late.must_wait(Extent::new(u64::MAX - 1, 1)));
@@ -162,12 +172,14 @@ fn the_closest_become_one() {
     }
     // 8 sectors lie between this one and the one before; nothing else is that close.
     late.lost(Extent::new(1016, 8), false);
-    assert!(late.connected(false));
+    late.connected(false);
+    assert!(late.is_any());
     assert!(late.must_wait(Extent::new(1010, 1)));
     assert!(!late.must_wait(Extent::new(50, 1)));
     // The next one finds two that are closer to each other than it is to any.
     late.lost(Extent::new(1 << 30, 8), false);
-    assert!(late.connected(false));
+    late.connected(false);
+    assert!(late.is_any());
     assert!(late.must_wait(Extent::new(50, 1)));
     assert!(!late.must_wait(Extent::new(500, 1)));
     assert!(!late.must_wait(Extent::new(5000, 1)));
@@ -177,28 +189,51 @@ fn the_closest_become_one() {
 fn a_fence_counts_for_connections_that_had_it() {
     let mut late = late(4);
     late.lost(Extent::new(0, 8), true);
-    assert!(!late.connected(true));
+    late.connected(true);
+    assert!(!late.is_any());
     assert!(!late.must_wait(Extent::new(0, 8)));
     // The server had one, and the next one has none.
     late.lost(Extent::new(0, 8), true);
-    assert!(late.connected(false));
+    late.connected(false);
+    assert!(late.is_any());
     assert!(late.must_wait(Extent::new(0, 8)));
     // The old server had none: the new one's fence says nothing of it.
     late.lost(Extent::new(16, 8), false);
-    assert!(late.connected(true));
+    late.connected(true);
+    assert!(late.is_any());
     assert!(late.must_wait(Extent::new(16, 8)));
-    late.over();
-    assert!(!late.connected(false));
+    late.next();
+    late.next();
+    late.connected(false);
+    assert!(!late.is_any());
 }
 
 #[test]
 fn what_was_held_is_not_late() {
     let mut late = late(4);
     late.lost(Extent::new(0, 8), false);
-    assert!(late.connected(false));
+    late.connected(false);
+    assert!(late.is_any());
     assert!(late.must_wait(Extent::new(4, 8)));
     // The connection is lost before that was sent.
-    assert!(late.connected(false));
+    late.connected(false);
+    assert!(late.is_any());
     assert!(!late.must_wait(Extent::new(8, 8)));
     assert!(late.must_wait(Extent::new(0, 1)));
+}
+
+#[test]
+fn later_losses_take_no_time_from_the_first() {
+    let mut late = late(4);
+    late.lost(Extent::new(0, 8), false);
+    late.connected(false);
+    late.next();
+    late.lost(Extent::new(16, 8), false);
+    late.connected(false);
+    assert!(late.must_wait(Extent::new(0, 8)) && late.must_wait(Extent::new(16, 8)));
+    // That of the first is over.
+    late.next();
+    assert!(!late.must_wait(Extent::new(0, 8)) && late.must_wait(Extent::new(16, 8)));
+    late.next();
+    assert!(!late.is_any() && !late.must_wait(Extent::new(16, 8)));
 }
