@@ -7,7 +7,7 @@
 //! a storage, so that storages form trees. All of it is configured through `/dev/dst`.
 //!
 //! Arrows point one way: control and sysfs → storages and exports → nodes → network thread → `kern`. Only `kern`
-//! has unsafe code. `alg`, `proto`, `text` and `uapi` know no kernel: the tools and the host's tests share them.
+//! has unsafe code. `alg`, `late`, `proto`, `text` and `uapi` know no kernel: the tools and the host's tests share them.
 
 pub mod alg;
 pub mod alg_linear;
@@ -21,6 +21,7 @@ mod export_node;
 mod failure;
 mod hold;
 mod kern;
+pub mod late;
 mod limits;
 mod linear;
 mod member;

@@ -3,11 +3,12 @@
 //! A remote node: an NBD server, reached over TCP.
 //!
 //! - This file: the node, its pieces, and the way of a piece from submission to its end.
-//! - [`queue`]: the pieces that wait to be sent, in order.
+//! - [`queue`]: the pieces that wait to be sent, in order, and those that wait for [late writes](crate::late).
 //! - [`send`]: who sends, and how.
 //! - [`receive`]: replies, straight into the caller's pages.
 //! - [`link`]: the connection: made, lost, made again; [`handshake`]: its first words.
 //! - [`fenced`]: what the server is told of the storage, and what it says of other heads.
+//! - [`waits`]: how long requests have waited.
 //!
 //! # Who owns a piece
 //!
@@ -29,6 +30,7 @@ mod link;
 mod queue;
 mod receive;
 mod send;
+mod waits;
 
 pub(crate) use about::{
     state_name,
@@ -43,9 +45,7 @@ pub(crate) use link::{
 };
 
 use kernel::{
-    new_condvar,
-    new_mutex,
-    new_spinlock,
+    new_condvar, new_mutex, new_spinlock,
     prelude::*,
     sync::{
         atomic::{
@@ -59,10 +59,10 @@ use kernel::{
         SetOnce,
         SpinLock, //
     },
-    time::Jiffies, //
 };
 
 use crate::{
+    alg_mirror::overlap::Extent,
     kern::{
         bio::{
             BioPart,
@@ -112,10 +112,6 @@ pub(crate) const DEFAULT_DEPTH: u32 = 128;
 /// Seconds without a sign of life after which a connection is given up, unless the user says otherwise.
 pub(crate) const DEFAULT_KEEPALIVE_S: u32 = 15;
 
-/// Milliseconds after which a server that does not answer is not waited for, if there are others that have the same
-/// data: longer than a disk takes to wake up.
-const SLOW_MS: u32 = 10_000;
-
 /// A remote node: the connection and its pieces.
 pub(crate) type RemoteNode = Pool<Remote, RemotePiece>;
 /// A piece, owned.
@@ -137,6 +133,8 @@ pub(crate) struct RemotePiece {
     order: u64,
     /// It was sent on an earlier connection.
     resent: bool,
+    /// It was held for late writes.
+    held: bool,
     /// What of the reply has arrived.
     pending: Pending,
 }
@@ -151,7 +149,19 @@ impl RemotePiece {
             length: 0,
             order: 0,
             resent: false,
+            held: false,
             pending: Pending::other(),
+        }
+    }
+
+    /// What it changes, in sectors of the export.
+    fn changes(&self) -> Option<Extent> {
+        match self.command {
+            Command::Write | Command::Trim | Command::WriteZeroes => Some(Extent::new(
+                self.offset >> SECTOR_SHIFT,
+                u64::from(self.length) >> SECTOR_SHIFT,
+            )),
+            _ => None,
         }
     }
 
@@ -342,6 +352,7 @@ fn start(node: &Arc<RemoteNode>, part: BioPart, command: Command, flags: u16, of
     slot.offset = offset;
     slot.length = length;
     slot.resent = false;
+    slot.held = false;
     trace::piece_start(remote.config.id, slot.cookie(), &part);
     slot.part = Some(part);
     if let Some(started) = remote.started.get(slot.index() as usize) {
@@ -480,31 +491,6 @@ impl Remote {
     /// The number of the node at its thread.
     pub(crate) fn token(&self) -> u32 {
         self.token
-    }
-
-    /// Changes how long a request may wait, in milliseconds; 0: for ever. Counts at once.
-    pub(crate) fn set_timeout(&self, ms: u32) {
-        self.timeout_ms.store(ms, Relaxed);
-        self.net.kick_tick();
-    }
-
-    /// Tells from now on, as a change of what is shown, when the server is slow.
-    pub(crate) fn watch_slowness(&self) {
-        self.slow_watched.store(true, Relaxed);
-        self.net.kick_tick();
-    }
-
-    /// Whether a request has waited for longer than [`SLOW_MS`].
-    pub(crate) fn is_slow(&self) -> bool {
-        self.waits_longer_than(SLOW_MS, time::now())
-    }
-
-    /// Whether a request has waited for at least so many milliseconds.
-    fn waits_longer_than(&self, ms: u32, now: Jiffies) -> bool {
-        self.started.iter().any(|started| {
-            let started = started.load(Relaxed);
-            started != 0 && time::reached(time::in_ms(started, ms), now)
-        })
     }
 
     /// Whether what is shown has changed since the last call.

@@ -24,7 +24,10 @@ use crate::{
     },
     member::Member,
     meta::Uuid,
-    node_remote::state_name,
+    node_remote::{
+        state_name,
+        Remote, //
+    },
     storage::Storage,
     uapi,
 };
@@ -249,6 +252,10 @@ impl Attributes for Member {
         field!(c"errors", errors),
         field!(c"reconnects", reconnects),
         field!(c"resent", resent),
+        read_only(c"held", |member, text| {
+            let (now, total) = member.remote().map_or((0, 0), Remote::held);
+            line(text, fmt!("now {now} total {total}"))
+        }),
         field!(c"timeout_ms", timeout_ms),
         field!(c"keepalive_s", keepalive_s),
         field!(c"block_size_bytes", block_size),

@@ -17,8 +17,9 @@
 //! a request is referenced by the old socket: only then may such a request end, or be sent again. From
 //! *Handshake* a way leads to *TakenOver*: the storage is another head's, and all requests fail from then on.
 //!
-//! - [`lost`]: what becomes of the requests when there is no connection.
+//! - [`lost`]: what becomes of the requests when there is no connection; [`late`]: when there is one again.
 
+mod late;
 mod lost;
 
 use core::mem;
@@ -157,6 +158,10 @@ pub(super) struct Link {
     was_up: bool,
     /// When to look for requests that have waited too long.
     expiry: Jiffies,
+    /// Until when newer writes wait for late ones of the oldest connections.
+    quiet_until: Option<Jiffies>,
+    /// Since when there is a connection, or was.
+    up_since: Jiffies,
 }
 
 impl Link {
@@ -178,6 +183,8 @@ impl Link {
             held: false,
             was_up: false,
             expiry: time::now(),
+            quiet_until: None,
+            up_since: time::now(),
         })
     }
 
@@ -430,6 +437,7 @@ impl Link {
             self.state = State::Opening { with, export };
             return false;
         };
+        self.begin_quiet(remote);
         tx.open(with.socket.clone(), with.watch.clone(), &export);
         drop(tx);
         remote.queue.lock().set_mode(Mode::Open);
@@ -534,6 +542,9 @@ impl Link {
             // Who watches looks at what is to be done.
             remote.news.store(true, Relaxed);
         }
+        if timeout_ms != 0 {
+            self.fail_held(node, |slot| remote.waits_for(slot.index(), timeout_ms, now));
+        }
         if timeout_ms != 0 && remote.waits_longer_than(timeout_ms, now) {
             let reason = Reason::new(format_args!("no answer within {timeout_ms} ms"));
             self.end_waiting(node, reason);
@@ -560,16 +571,18 @@ impl Link {
 pub(crate) fn serve(node: &Arc<RemoteNode>) -> bool {
     let mut link = node.ctx().link.lock();
     link.serve(node);
-    !matches!(link.state, State::Up { .. })
+    !matches!(link.state, State::Up { .. }) || link.quiet_until.is_some()
 }
 
 /// Time has passed. Gives the time of the next call.
 pub(crate) fn tick(node: &Arc<RemoteNode>, now: Jiffies) -> Option<Jiffies> {
     let mut link = node.ctx().link.lock();
+    link.end_quiet(node, now);
     if link.deadline(now).is_some() {
         while link.step(node) {}
     }
     let expiry = link.expire(node, now);
+    let expiry = time::earliest(link.quiet_end(), expiry);
     time::earliest(link.deadline(time::now()), expiry)
 }
 

@@ -158,7 +158,7 @@ impl Sender {
             if bytes.is_empty() {
                 break;
             }
-            let more = self.payload.is_some() || !node.ctx().queue.lock().is_empty();
+            let more = self.payload.is_some() || node.ctx().queue.lock().has_next();
             self.sent += up.socket.send(bytes, more)?;
         }
         while let Some(payload) = &mut self.payload {
@@ -166,7 +166,7 @@ impl Sender {
                 return Err(EINVAL);
             };
             if payload.done < part.bytes() {
-                let more = !node.ctx().queue.lock().is_empty();
+                let more = node.ctx().queue.lock().has_next();
                 let sent = up
                     .socket
                     .send_segments(part, payload.done, up.share, more)?;

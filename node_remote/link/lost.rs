@@ -75,6 +75,7 @@ impl Link {
         };
         let early = tx.close();
         drop(tx);
+        let fenced = remote.shown.lock().fenced;
         self.take_back(early);
         let partial = self.receiver.take_partial();
         self.take_back(partial);
@@ -83,15 +84,22 @@ impl Link {
             from = slot.index() + 1;
             self.take_back(Some(slot));
         }
+        for slot in self.back.iter_mut() {
+            slot.resent = true;
+            // A reply from the old connection must not answer it.
+            slot.renew();
+            if let Some(extent) = slot.changes() {
+                remote.queue.lock().note_late(extent, fenced);
+            }
+        }
+        // These were not sent.
+        self.take_held_back(remote);
         // The oldest goes to the head last.
         sort::by_key(&mut self.back, |slot| slot.order);
         let mut refused = None;
         {
             let mut queue = remote.queue.lock();
-            while let Some(mut slot) = self.back.pop() {
-                slot.resent = true;
-                // A reply from the old connection must not answer it.
-                slot.renew();
+            while let Some(slot) = self.back.pop() {
                 refused = queue.push_front(slot);
                 if refused.is_some() {
                     break;
@@ -109,7 +117,7 @@ impl Link {
         true
     }
 
-    fn take_back(&mut self, slot: Option<RemoteSlot>) {
+    pub(super) fn take_back(&mut self, slot: Option<RemoteSlot>) {
         if let Some(slot) = slot {
             // There are as many places as pieces.
             if let Err(refused) = self.back.push_within_capacity(slot) {
@@ -122,10 +130,13 @@ impl Link {
     pub(super) fn end_waiting(&mut self, node: &Arc<RemoteNode>, reason: Reason) {
         let remote = node.ctx();
         match &self.state {
-            State::Up { .. } if node.used() == 0 => {}
             State::Up { .. } => {
-                self.failing = true;
-                self.lose(node, reason);
+                // For these the server is not to blame.
+                self.fail_held(node, |_| true);
+                if node.used() != 0 {
+                    self.failing = true;
+                    self.lose(node, reason);
+                }
             }
             State::Closed => {}
             State::Stopping { .. } | State::Draining { .. } => {

@@ -13,6 +13,8 @@ pub mod alg;
 pub mod alg_linear;
 #[path = "../../../alg_mirror.rs"]
 pub mod alg_mirror;
+#[path = "../../../late.rs"]
+pub mod late;
 #[path = "../../../meta/mod.rs"]
 pub mod meta;
 #[path = "../../../proto/mod.rs"]
