@@ -48,14 +48,24 @@ def refuse(pattern, *arguments):
 
 def delete(name, seconds=10):
     """Deletes a storage. udev may have a new disk open for a moment, to look at what is on it."""
+    when_free("delete", name, seconds)
 
-    def deleted():
-        result = subprocess.run(["dst", "delete", name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+def stop(name, seconds=10):
+    """The same for stopping it."""
+    when_free("stop", name, seconds)
+
+
+def when_free(command, name, seconds):
+    """A command that is refused while the disk is in use."""
+
+    def done():
+        result = subprocess.run(["dst", command, name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if result.returncode and "in use" not in result.stdout:
-            fail(f"dst delete {name}: {result.stdout}")
+            fail(f"dst {command} {name}: {result.stdout}")
         return not result.returncode
 
-    wait_until(seconds, deleted, f"{name} can be deleted")
+    wait_until(seconds, done, f"dst {command} {name}")
 
 
 def load():

@@ -143,14 +143,14 @@ def test_takeover(alg):
         fails(lambda: new.write(0, b"x" * BLOCK))
         old.write(0, b"l" * BLOCK)
     # A head that was stopped can be started again when the other one has ended.
-    run("dst", "stop", "b")
+    stop("b")
     delete("a")
     refuse("storage a|names|are of the storage", "start", "b")
     delete("b")
     dst("assemble", "b", ONE, TWO)
     with Direct("/dev/dst-b") as new:
         assert new.read(0, BLOCK) == b"l" * BLOCK
-    run("dst", "stop", "b")
+    stop("b")
     dst("start", "b")
     delete("b")
 

@@ -24,7 +24,7 @@ def make(name, *nodes):
     return Direct(f"/dev/dst-{name}")
 
 
-def stop(server):
+def halt(server):
     server.process.send_signal(signal.SIGSTOP)
 
 
@@ -89,7 +89,7 @@ def test_cut():
     old, new, newer = data(), data(), data()
     direct.write(AT, old)
     waits, held = storage("away", "log_waits"), storage("away", "read_held")
-    stop(server)
+    halt(server)
     write = Aside(direct.write, AT, new)
     in_flight("away", 12401, 1)
     if storage("away", "log_waits") != waits:
@@ -157,7 +157,7 @@ def test_silent():
     direct = make("mute", "localhost:12403")
     old, new = data(), data()
     direct.write(AT, old)
-    stop(server)
+    halt(server)
     write = Aside(direct.write, AT, new)
     shows(direct, new, seconds=60)
     if node("mute", "state", copy_of("mute", ":12403")) != "up" or write.seconds is not None:
@@ -169,7 +169,7 @@ def test_silent():
     readers.end()
     on_disk(server, AT, new)
     # The same when it is suspended: that need not be noticed first.
-    stop(server)
+    halt(server)
     newer = data()
     write = Aside(direct.write, AT, newer)
     in_flight("mute", 12403, 1)
@@ -195,7 +195,7 @@ def test_last_of_two():
     servers[0].kill()
     direct.write(AT, old)
     wait_role("two", ":12404", "missing")
-    stop(servers[1])
+    halt(servers[1])
     write = Aside(direct.write, AT, new)
     in_flight("two", 12405, 1)
     servers[1].kill()
