@@ -35,7 +35,10 @@ impl Link {
         let now = time::now();
         self.up_since = now;
         // A time that has begun on an earlier connection goes on.
-        if self.quiet_until.is_none_or(|until| time::reached(until, now)) {
+        if self
+            .quiet_until
+            .is_none_or(|until| time::reached(until, now))
+        {
             self.next_quiet(remote);
         }
     }

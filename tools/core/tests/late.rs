@@ -59,7 +59,9 @@ impl Model {
 
     fn must_wait(&mut self, extent: &Extent) -> bool {
         let range = extent.start as usize..extent.end as usize;
-        let waits = range.clone().any(|at| self.timed[at] || self.fresh[at] || self.held[at]);
+        let waits = range
+            .clone()
+            .any(|at| self.timed[at] || self.fresh[at] || self.held[at]);
         if waits {
             self.held[range].fill(true);
         }
