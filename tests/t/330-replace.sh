@@ -17,7 +17,7 @@ holds() {
 	cmp --bytes $((sectors * 512)) --ignore-initial $(($2 * 512)):0 $disk "$1" || fail "$1 differs from the storage at sector $2"
 }
 begin() { load_begin $disk "$log" --area 1792:512 --rate 200; }
-slow() { dst set lin heal-min=0 heal-max=640K; }
+slow() { dst set lin heal-min=0 heal-max=64K; }
 
 dst create lin $L0 $one --no-metadata --start-array
 # The load goes on both sides of the cut between the nodes.

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # A node of a linear storage with superblocks takes the place of another one while it is used: dst replace. What is found
 # after a crash at any moment, what fails on the way, and what is refused afterwards.
-# Timeout: 300
+# Timeout: 600
 . "$TESTS/lib.sh"
 . "$TESTS/replace.sh"
 
@@ -35,7 +35,7 @@ fill() {
 	dd if=/dev/urandom of=$disk bs=1M seek=10 count=11 oflag=direct status=none
 }
 begin() { load_begin $disk "$log" --area 1792:512 --rate 200; }
-slow() { dst set lin heal-min=0 heal-max=640K; }
+slow() { dst set lin heal-min=0 heal-max=64K; }
 # cancel_over NAME : cancelled while superblocks can't be written there; meanwhile they can again. (Only then it is certain
 # that the end does not come first.)
 cancel_over() {
@@ -62,13 +62,16 @@ has_superblock() {
 }
 down() { delete lin; }
 
-# moment NAME : what is on all disks now.
+# moment NAME : what is on all disks now. Meanwhile no write ends on the local ones, so nothing follows from one that is not
+# in the copy.
 moment() {
 	local d
+	for d in l0 l1 b c; do dmsetup suspend --noflush --nolockfs "$d"; done
 	for d in "${!below[@]}"; do
 		fresh "${below[$d]}"
 		dd if="${below[$d]}" of="$TMP/$1-$d" bs=1M count=8 conv=sparse status=none
 	done
+	for d in l0 l1 b c; do dmsetup resume "$d"; done
 	dd if=$disk of="$TMP/$1-disk" bs=1M status=none
 	want=$(sum "$TMP/$1-disk")
 }

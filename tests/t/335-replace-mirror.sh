@@ -36,7 +36,7 @@ delete other
 
 echo "- cancelled half-way"
 refuse "node of storage 'other'" dst replace rep $L1 $L0
-dst set rep heal-min=0 heal-max=640K
+dst set rep heal-min=0 heal-max=64K
 dst replace rep localhost:12301 localhost:12302
 # While it is away nothing is copied, so the end does not come before all was looked at.
 server_kill 12302
@@ -82,7 +82,7 @@ wait_until 60 healthy rep
 dst remove rep $L1
 # The oracle begins anew, on zeroes.
 blkdiscard --zeroout --force --quiet $disk
-dst set rep heal-min=0 heal-max=640K
+dst set rep heal-min=0 heal-max=64K
 # What was left on it when it was cancelled is another node's.
 dst replace rep localhost:12301 localhost:12302 --force
 load_begin $disk "$log.2" --area 256:512 --rate 100
