@@ -13,12 +13,12 @@ trap 'echo "FAILED: ${BASH_SOURCE[0]##*/}:$LINENO: $BASH_COMMAND (status $?)" >&
 
 # After a failure: ends what waits for servers, so that what comes next finds no trouble.
 give_up() {
-	local status=$? dir
+	local status=$? file name
 	[[ $status -ne 0 && $status -ne 77 && -e /dev/dst ]] || return 0
-	for dir in /sys/devices/*/n-*; do
-		[[ -e $dir/state ]] || continue
-		dir=${dir%/*}
-		timeout 20 dst fail-now "${dir##*/}" >/dev/null 2>&1 || true
+	# Not by the names of their directories: copies begin at the same sector.
+	for file in /sys/devices/*/n-*/id; do
+		name=${file#/sys/devices/}
+		timeout 20 dst fail-now "${name%%/*}" "$(<"$file")" >/dev/null 2>&1 || true
 	done
 }
 trap give_up EXIT
