@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # A second machine takes over the storages, one linear and one mirror, that the first one runs and writes to: the first
 # one is fenced and says so, and the second one has all that was acknowledged.
+# Long: debug
 # Timeout: 600
 . "$TESTS/host/machines.sh"
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 # The mirror: 1 to 4 copies, local and remote; what is written is on all of them, and they are what the metadata leave.
+# Long: debug
 # Timeout: 1200
 . "$TESTS/lib.sh"
 need jq

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
+# Long: debug
 # Timeout: 1200
 """Copies of a mirror that fail, are lost, or are slow: no error above while one is left, and they heal by themselves."""
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 # Assembly of a mirror: any order; what is stale, foreign, double, half-written, put back or split is told apart, and named.
+# Long: debug
 # Timeout: 1200
 . "$TESTS/lib.sh"
 

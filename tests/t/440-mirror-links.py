@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
+# Long: debug
 # Timeout: 900
 """Links to a mirror's copies that are cut, slow, or lose packets at random under writers that overlap: in the end all
 copies are equal, and hold what was acknowledged."""

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
+# Long: debug
 # Timeout: 900
 """The power fails at any moment: two servers with volatile caches write down all that a mirror does on them, in order;
 from each of many cuts, what may be left is assembled, heals, and is judged by the oracle.
