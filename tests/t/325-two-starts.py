@@ -246,6 +246,16 @@ def each(scenario):
             rival.leave()
 
 
+def has_won(rival, which, epoch, byte):
+    """The first one runs, with that epoch, and the other one can't write to a server that it had."""
+    for gate in GATES:
+        assert gate.claims[-1] == epoch, gate.claims
+    if not rival.is_out(which):
+        fail("the other one can still write")
+    runs("a", byte)
+    delete("a")
+
+
 def test_split():
     """Each gets one server. The other one comes no further, so the first one goes on, as the next head."""
 
@@ -256,13 +266,8 @@ def test_split():
         if code:
             fail(f"it was refused: {said}")
         first = GATES[which].claims[0]
-        for gate in GATES:
-            assert gate.claims[-1] == first + 1, gate.claims
         assert first not in GATES[which].held, "the server has let both in"
-        if not rival.is_out(which):
-            fail("the other one can still write")
-        runs("a", byte)
-        delete("a")
+        has_won(rival, which, first + 1, byte)
 
     each(scenario)
 
@@ -306,12 +311,7 @@ def test_taken_between():
             again(byte)
             return
         # The other one had not written its epoch: it had just been started, or never was.
-        for gate in GATES:
-            assert gate.claims[-1] == first + 2, gate.claims
-        if not rival.is_out(other):
-            fail("the other one can still write")
-        runs("a", byte)
-        delete("a")
+        has_won(rival, other, first + 2, byte)
 
     each(scenario)
 
