@@ -58,6 +58,7 @@ use crate::{
         check_free,
         found,
         is_blank,
+        judge,
         new_block,
         new_uuid,
         Candidate,
@@ -271,28 +272,10 @@ impl Linear {
             name: wish.name,
             degraded: false,
         };
-        let assembly = match verdict::judge(&nodes, &asked) {
-            Ok(assembly) => assembly,
-            Err(refusal) => return Err(Failure::new(ESTALE, refusal)),
-        };
+        let (assembly, ()) = judge(&nodes, &asked, wish.new.is_some(), |own| {
+            (own.alg() == wish.alg.name() && own.log().is_none()).then_some(())
+        })?;
         let reference = assembly.reference;
-        if reference.alg() != wish.alg.name() || reference.log().is_some() {
-            fail!(
-                EINVAL,
-                "the nodes are of the storage {}, which is {}; name that algorithm",
-                reference.name(),
-                reference.alg()
-            );
-        }
-        if wish.new.is_none() && reference.name() != wish.name {
-            return Err(Failure::new(
-                EEXIST,
-                format_args!(
-                    "the nodes are of the storage {}; \"dst assemble {0}\" uses them, --force overwrites them",
-                    reference.name()
-                ),
-            ));
-        }
         let mut block = new_block()?;
         let superblock = reference.copy_to(&mut block);
         superblock.advance(assembly.generation);

@@ -11,6 +11,7 @@ use crate::{
     array::Node,
     block_io::BlockIo,
     failure::{
+        fail,
         Done,
         Failure, //
     },
@@ -21,6 +22,7 @@ use crate::{
         superblock::Superblock,
         verdict::{
             self,
+            Assembly,
             Found, //
         },
         Block,
@@ -111,6 +113,39 @@ pub(crate) fn check_free(candidate: &Candidate, superblocks: &Superblocks) -> Do
     }
     verdict::check_free(&found(candidate, superblocks))
         .map_err(|occupied| Failure::new(EEXIST, occupied))
+}
+
+/// Which storage nodes are of, and which of them to believe. `fits`: what is to be known of a storage of the algorithm that
+/// is asked for; `None` refuses another one. `any_name`: it gets the name that is asked for, whatever it was called.
+pub(crate) fn judge<'a, T>(
+    nodes: &[Found<'a>],
+    asked: &verdict::Wish<'_>,
+    any_name: bool,
+    fits: impl FnOnce(&Superblock) -> Option<T>,
+) -> Done<(Assembly<'a>, T)> {
+    let assembly = match verdict::judge(nodes, asked) {
+        Ok(assembly) => assembly,
+        Err(refusal) => return Err(Failure::new(ESTALE, refusal)),
+    };
+    let reference = assembly.reference;
+    let Some(known) = fits(reference) else {
+        fail!(
+            EINVAL,
+            "the nodes are of the storage {}, which is {}; name that algorithm",
+            reference.name(),
+            reference.alg()
+        );
+    };
+    if !any_name && reference.name() != asked.name {
+        return Err(Failure::new(
+            EEXIST,
+            format_args!(
+                "the nodes are of the storage {}; \"dst assemble {0}\" uses them, --force overwrites them",
+                reference.name()
+            ),
+        ));
+    }
+    Ok((assembly, known))
 }
 
 /// The error of a node that does not do what it was asked for.

@@ -2,12 +2,20 @@
 
 //! Time in jiffies, and random numbers.
 
+use kernel::time::{
+    delay::fsleep,
+    Delta, //
+};
+
 use super::c;
 
 pub(crate) use kernel::time::{
     msecs_to_jiffies,
     Jiffies, //
 };
+
+/// Milliseconds between two looks of [`wait`]: what it is for takes about as long, or much longer.
+const LOOK_MS: i64 = 2;
 
 /// The time now. It wraps: compare with [`reached`], never with `<`.
 pub(crate) fn now() -> Jiffies {
@@ -68,4 +76,17 @@ pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
 pub(crate) fn ms_since(then: Jiffies) -> u64 {
     // SAFETY: The function is pure.
     unsafe { c::jiffies64_to_msecs(now().wrapping_sub(then) as u64) }
+}
+
+/// Waits until something is so, for `ms` milliseconds at most; gives whether it is. Looks once at least. Process context;
+/// sleeps.
+pub(crate) fn wait(ms: u32, mut is_so: impl FnMut() -> bool) -> bool {
+    let end = in_ms(now(), ms);
+    while !is_so() {
+        if reached(end, now()) {
+            return false;
+        }
+        fsleep(Delta::from_millis(LOOK_MS));
+    }
+    true
 }

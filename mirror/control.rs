@@ -96,7 +96,7 @@ impl Engine {
         // What still waits for a server would keep the pools. The thread takes back what ends, and begins nothing.
         mirror.ending.store(1, Relaxed);
         mirror.kick();
-        while !wait(DRAIN_MS / 10, || self.is_drained()) {
+        while !time::wait(DRAIN_MS / 10, || self.is_drained()) {
             for index in 0..MAX_COPIES {
                 let copy = mirror.inner.lock().copy(index);
                 if let Some(copy) = copy.filter(|_| mirror.pending(index) != 0) {
@@ -124,7 +124,7 @@ impl Engine {
             drop(inner);
             targets.0.iter().flatten().all(|copy| copy.node.is_lost())
         };
-        if !wait(STOP_MS, || stopped() || hopeless()) || !stopped() {
+        if !time::wait(STOP_MS, || stopped() || hopeless()) || !stopped() {
             pr_warn!("the mirror can't be ended cleanly: its copies will be compared when it is started again\n");
         }
     }
@@ -358,7 +358,7 @@ impl Engine {
         // What lies on it is erased when the others say that it is none of them: not before, or a crash would leave a
         // storage that misses it.
         let told = || self.mirror.twin.is_some() || self.mirror.inner.lock().core.is_told();
-        if !wait(STOP_MS, told) {
+        if !time::wait(STOP_MS, told) {
             pr_warn!("the superblocks could not be written: a copy that was removed may be missed after a crash\n");
         }
         let Some(copy) = self.mirror.inner.lock().copy(index) else {
@@ -372,7 +372,7 @@ impl Engine {
             .place(index)
             .map(|place| place.layout);
         let drained = || self.mirror.pending(index) == 0;
-        if !wait(DRAIN_MS, drained) {
+        if !time::wait(DRAIN_MS, drained) {
             copy.node.fail_now();
             // A local disk that holds on to requests: there is nothing else to do but wait.
             while !drained() {
@@ -560,16 +560,4 @@ fn wipe(node: &crate::array::Node, layout: &Layout) -> Result {
     let io = BlockIo::new()?;
     io.write(node, layout.superblock_a(), NOTHING)?;
     io.write(node, layout.superblock_b(), NOTHING)
-}
-
-/// Waits for a condition, for a bounded time; gives whether it came.
-fn wait(ms: u32, condition: impl Fn() -> bool) -> bool {
-    let end = time::in_ms(time::now(), ms);
-    while !condition() {
-        if time::reached(end, time::now()) {
-            return false;
-        }
-        fsleep(Delta::from_millis(2));
-    }
-    true
 }

@@ -68,6 +68,7 @@ use crate::{
         check_free,
         found,
         is_blank,
+        judge,
         new_block,
         new_uuid,
         Candidate,
@@ -315,28 +316,10 @@ fn assemble(
         name: wish.name,
         degraded: wish.degraded,
     };
-    let assembly = match verdict::judge(&nodes, &asked) {
-        Ok(assembly) => assembly,
-        Err(refusal) => return Err(Failure::new(ESTALE, refusal)),
-    };
+    let (assembly, log) = judge(&nodes, &asked, wish.new.is_some(), |own| {
+        own.log().filter(|_| own.alg() == wish.alg)
+    })?;
     let reference = assembly.reference;
-    let Some(log) = reference.log().filter(|_| reference.alg() == wish.alg) else {
-        fail!(
-            EINVAL,
-            "the nodes are of the storage {}, which is {}; name that algorithm",
-            reference.name(),
-            reference.alg()
-        );
-    };
-    if wish.new.is_none() && reference.name() != wish.name {
-        return Err(Failure::new(
-            EEXIST,
-            format_args!(
-                "the nodes are of the storage {}; \"dst assemble {0}\" uses them, --force overwrites them",
-                reference.name()
-            ),
-        ));
-    }
     let mut copies = KVec::with_capacity(nodes.len(), GFP_KERNEL)?;
     for (at, (node, superblocks)) in nodes.iter().zip(all).enumerate() {
         let (Ok(own), Ok(layout)) = (node.superblock, Layout::new(node.sectors, Some(log))) else {

@@ -20,11 +20,7 @@ use kernel::{
     prelude::*,
     str::CString,
     sync::Arc,
-    time::{
-        delay::fsleep,
-        Delta,
-        Jiffies, //
-    },
+    time::Jiffies, //
 };
 
 use crate::{
@@ -152,7 +148,7 @@ impl Storage {
         };
         // What is on its way to the old node is not known to the twin: it must be over before it is copied.
         let quiet = || is_quiet(&before) && old.node.used() == 0;
-        let over = wait(DRAIN_MS, quiet);
+        let over = time::wait(DRAIN_MS, quiet);
         engine.begin_copying();
         if let Err(failure) = shown {
             self.undo_moving(life);
@@ -343,7 +339,7 @@ impl Storage {
         // From here on nothing is acknowledged that the old node does not have, and nothing that only it has.
         engine.give_up_new();
         let mut failed = None;
-        wait(TAKE_BACK_MS, || {
+        time::wait(TAKE_BACK_MS, || {
             failed = self.name_old(life, engine).err();
             failed.is_none()
         });
@@ -441,7 +437,7 @@ impl Storage {
         }
         self.show_replacement();
         // The rest is done elsewhere if it takes long.
-        wait(EXCHANGE_MS, || !self.settle_moving(life));
+        time::wait(EXCHANGE_MS, || !self.settle_moving(life));
     }
 
     /// Lets go of the node that the superblocks don't name.
@@ -491,19 +487,5 @@ fn is_quiet(running: &Running) -> bool {
     match running {
         Running::Single(array) => array.is_quiet(),
         Running::Mirror(_) => true,
-    }
-}
-
-/// Waits for something, for a bounded time; gives whether it came.
-fn wait(ms: u32, mut came: impl FnMut() -> bool) -> bool {
-    let end = time::in_ms(time::now(), ms);
-    loop {
-        if came() {
-            return true;
-        }
-        if time::reached(end, time::now()) {
-            return false;
-        }
-        fsleep(Delta::from_millis(2));
     }
 }
