@@ -133,6 +133,14 @@ impl Node {
         }
     }
 
+    /// Requests that a local disk has ended so far; `None`: it is a server, which can be left.
+    pub(crate) fn ended(&self) -> Option<u64> {
+        match self {
+            Self::Local(node) => Some(node.ctx().counters.ended()),
+            Self::Remote(_) => None,
+        }
+    }
+
     /// Whether whoever sends something may sleep until a server is back.
     pub(crate) fn is_stuck(&self) -> bool {
         match self {

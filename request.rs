@@ -81,6 +81,12 @@ impl Counters {
         core::array::from_fn(|i| self.bytes.get(i).map_or(0, |n| n.load(Relaxed)))
     }
 
+    /// Requests that have ended, well or not.
+    pub(crate) fn ended(&self) -> u64 {
+        let requests = self.requests();
+        requests.iter().fold(self.errors(), |sum, kind| sum.wrapping_add(*kind))
+    }
+
     /// Requests that failed.
     pub(crate) fn errors(&self) -> u64 {
         self.errors.load(Relaxed)

@@ -338,7 +338,29 @@ impl Engine {
 
     /// Takes out a copy for ever; what lies on it is of no storage any more.
     pub(crate) fn remove(&self, index: u32) -> Done {
+        self.check_lets_go(index)?;
         self.take_out(index, 0)
+    }
+
+    /// Refuses a copy whose disk has stopped ending requests: nobody can take those back, since it may still use their
+    /// memory, and whoever waits for them would hold up all others. Sleeps, for a bounded time.
+    fn check_lets_go(&self, index: u32) -> Done {
+        let Some(copy) = self.mirror.inner.lock().copy(index) else {
+            return Ok(());
+        };
+        let Some(before) = copy.node.ended() else {
+            return Ok(());
+        };
+        let pending = || self.mirror.pending(index);
+        if time::wait(DRAIN_MS, || pending() == 0 || copy.node.ended() != Some(before)) {
+            return Ok(());
+        }
+        fail!(
+            EBUSY,
+            "its disk holds on to {} requests, and has ended none for {} s; try again when it goes on",
+            pending(),
+            DRAIN_MS / 1000
+        );
     }
 
     /// The same, but only while the copies `others` are in sync.

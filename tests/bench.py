@@ -87,6 +87,7 @@ KIND = {"dst-local": "local", "dst": "remote", "dst-mirror": "mirror", "dst-mirr
 # on, at most so many times what it costs otherwise.
 COPIED, COPIED_STRETCH = 1.2, 1.0
 FOREGROUND, FOREGROUND_STRETCH = 1.5, 1.2
+HEALING_RIVALS = ["md-heal", "drbd-heal"]
 # Who does not heal costs nothing: at least so many MiB a second are healed meanwhile. The default of heal-min is 4.
 HEAL_LEAST = 3
 # Name, what, workload, limit, stretch.
@@ -195,35 +196,34 @@ class Bench:
 
     def healing(self):
         measured = self.raw.get("healing", {})
-        ours, peer = measured.get("dst-heal"), measured.get("md-heal")
-        if not ours or not peer:
+        ours = measured.get("dst-heal")
+        peers = {name: measured[name] for name in HEALING_RIVALS if measured.get(name)}
+        self.missing += [f"B22 {name}" for name in HEALING_RIVALS if name not in peers]
+        if not ours or not peers:
             self.missing.append("B22")
             return
+
+        def row(label, figure, limit, goal, judge):
+            costs = {name: figure(peer) for name, peer in peers.items()}
+            best = min(costs, key=costs.get)
+            dst = figure(ours)
+            line = {"row": "B22", "dst": dst, "rival": best, "rival_cost": costs[best], "pass": limit, "stretch": goal}
+            self.rows.append(line | {"workload": label} | judge(dst, costs[best]))
+
         label = "healing: kinstr/MiB"
-        dst, md = (heal_cost(h["heal"]) for h in (ours, peer))
-        self.rows.append({
-            "row": "B22", "workload": label, "dst": dst, "rival": "md-heal", "rival_cost": md, "ratio": dst / md,
-            "pass": "<= 1.00x", "stretch": "-", "verdict": self.verdict(f"B22 {label}", dst <= md, False),
-        })
-        label = "1 % dirty: % copied"
+        row(label, lambda h: heal_cost(h["heal"]), "<= 1.00x", "-", lambda dst, best: {
+            "ratio": dst / best, "verdict": self.verdict(f"B22 {label}", dst <= best, False)})
         # The first amount is a hundredth of the storage.
-        dst, md = (round(h["heal"][0]["copied"] / h["heal"][0]["dirty"], 2) for h in (ours, peer))
-        self.rows.append({
-            "row": "B22", "workload": label, "dst": dst, "rival": "md-heal", "rival_cost": md, "pass": f"<= {COPIED}",
-            "stretch": f"<= {COPIED_STRETCH}", "verdict": self.verdict(f"B22 {label}", dst <= COPIED, dst <= COPIED_STRETCH),
-        })
+        share = "1 % dirty: % copied"
+        row(share, lambda h: round(h["heal"][0]["copied"] / h["heal"][0]["dirty"], 2), f"<= {COPIED}", f"<= {COPIED_STRETCH}",
+            lambda dst, _: {"verdict": self.verdict(f"B22 {share}", dst <= COPIED, dst <= COPIED_STRETCH)})
         for workload, found in ours["foreground"].items():
-            dst, pace = found["busy"] / found["idle"], found["copied"] / found["seconds"]
-            other = peer["foreground"].get(workload)
-            label = f"{LABEL[workload]} while healing: times idle"
-            self.rows.append({
-                "row": "B22", "workload": label, "dst": dst, "rival": "md-heal",
-                "rival_cost": other["busy"] / other["idle"] if other else None, "pass": f"<= {FOREGROUND}",
-                "stretch": f"<= {FOREGROUND_STRETCH}",
-                "verdict": self.verdict(
-                    f"B22 {label} ({pace:.1f} MiB/s are healed)",
-                    dst <= FOREGROUND and (found["ended"] or pace >= HEAL_LEAST), dst <= FOREGROUND_STRETCH),
-            })
+            busy = f"{LABEL[workload]} while healing: times idle"
+            pace = found["copied"] / found["seconds"]
+            heals = found["ended"] or pace >= HEAL_LEAST
+            row(busy, lambda h, w=workload: h["foreground"][w]["busy"] / h["foreground"][w]["idle"], f"<= {FOREGROUND}",
+                f"<= {FOREGROUND_STRETCH}", lambda dst, _, text=f"B22 {busy} ({pace:.1f} MiB/s are healed)", heals=heals: {
+                    "verdict": self.verdict(text, dst <= FOREGROUND and heals, dst <= FOREGROUND_STRETCH)})
 
 
 def heal_cost(heals):

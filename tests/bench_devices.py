@@ -3,6 +3,7 @@
 is taken away and brought back."""
 
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -87,28 +88,50 @@ def md(path, bitmap, *copies):
     return block_device(path)
 
 
-def drbd(first, second):
+class Drbd:
     """Both nodes in one kernel, protocol C."""
-    # It must not call tools that are not there.
-    run("modprobe", "drbd", "usermode_helper=/bin/true")
-    Path("/var/lib/drbd").mkdir(exist_ok=True)
-    setup = DRBD / "drbdsetup-84"
-    nodes = ("ra", "4", first, "7788", "7789"), ("rb", "5", second, "7789", "7788")
-    for _, minor, disk, _, _ in nodes:
-        run(DRBD / "drbdmeta", "--force", minor, "v08", disk, "internal", "create-md", input="yes\n")
-    for name, minor, disk, _, _ in nodes:
-        run(setup, "new-resource", name)
-        run(setup, "new-minor", name, minor, "0")
-        run(setup, "attach", minor, disk, disk, "internal")
-    for name, _, _, port, peer in nodes:
-        run(setup, "connect", name, f"ipv4:127.0.0.1:{port}", f"ipv4:127.0.0.1:{peer}", "--protocol=C",
-            "--max-buffers=8000", "--max-epoch-size=8000")
-    time.sleep(2)
-    run(setup, "new-current-uuid", "--clear-bitmap", "4")
-    time.sleep(1)
-    run(setup, "primary", "4")
-    time.sleep(1)
-    return block_device("/dev/drbd4")
+
+    SETUP = DRBD / "drbdsetup-84"
+
+    def __init__(self, name, minor, first, second, port):
+        """It takes this minor number and this port, and the next ones."""
+        # It must not call tools that are not there.
+        run("modprobe", "drbd", "usermode_helper=/bin/true")
+        Path("/var/lib/drbd").mkdir(exist_ok=True)
+        self.minor = minor
+        self.ends = [
+            (f"{name}a", str(minor), first, port, port + 1),
+            (f"{name}b", str(minor + 1), second, port + 1, port),
+        ]
+        for _, number, disk, _, _ in self.ends:
+            run(DRBD / "drbdmeta", "--force", number, "v08", disk, "internal", "create-md", input="yes\n")
+        for resource, number, disk, _, _ in self.ends:
+            run(self.SETUP, "new-resource", resource)
+            run(self.SETUP, "new-minor", resource, number, "0")
+            run(self.SETUP, "attach", number, disk, disk, "internal")
+        self.connect()
+        time.sleep(2)
+        run(self.SETUP, "new-current-uuid", "--clear-bitmap", str(minor))
+        time.sleep(1)
+        run(self.SETUP, "primary", str(minor))
+        time.sleep(1)
+        self.path = block_device(f"/dev/drbd{minor}")
+
+    def connect(self):
+        for resource, _, _, port, peer in self.ends:
+            run(self.SETUP, "connect", resource, f"ipv4:127.0.0.1:{port}", f"ipv4:127.0.0.1:{peer}", "--protocol=C",
+                "--max-buffers=8000", "--max-epoch-size=8000")
+
+    def disconnect(self):
+        for _, _, _, port, peer in self.ends:
+            run(self.SETUP, "disconnect", f"ipv4:127.0.0.1:{port}", f"ipv4:127.0.0.1:{peer}", "--force")
+
+    def state(self):
+        """`cs`, `ds`, and the KiB that are out of sync, of the first node."""
+        text = Path("/proc/drbd").read_text()
+        part = re.search(rf"^ *{self.minor}: (.*?)(?=^ *\d+: |\Z)", text, re.MULTILINE | re.DOTALL).group(1)
+        find = lambda pattern: re.search(pattern, part).group(1)
+        return find(r"cs:(\S+)"), find(r"ds:(\S+)"), int(find(r"oos:(\d+)"))
 
 
 def nbdkit(port):
@@ -167,6 +190,7 @@ class DstHealer:
     def __init__(self, first, second):
         self.second = second
         self.path = dst_mirror("heal", first, export("heal", second, 10815))
+        self.before = 0
 
     def attribute(self, name):
         return Path("/sys/devices/heal", name).read_text().strip()
@@ -181,15 +205,20 @@ class DstHealer:
         self.wait("degraded")
 
     def back(self):
+        # It counts from the start of the storage.
+        self.before = self.healed()
         export("heal", self.second, 10815)
         self.wait("healing")
 
     def is_healed(self):
         return self.attribute("health") == "healthy"
 
+    def healed(self):
+        return int(self.attribute("healed")) / 2048
+
     def copied(self):
         """MiB that were copied since the copy came back."""
-        return int(self.attribute("healed")) / 2048
+        return self.healed() - self.before
 
 
 class MdHealer:
@@ -227,14 +256,42 @@ class MdHealer:
         return self.written() - self.before
 
 
+class DrbdHealer(Drbd):
+    """DRBD, the second node of which is away for a while. Its bitmap knows of 4 KiB."""
+
+    def __init__(self, first, second):
+        super().__init__("h", 6, first, second, 7790)
+        for _, number, _, _, _ in self.ends:
+            # As fast as it can, without a plan for what its network could take.
+            run(self.SETUP, "disk-options", number, "--c-plan-ahead=0", "--resync-rate=4000000k")
+        self.dirty = 0
+
+    def away(self):
+        time.sleep(5)
+        self.disconnect()
+        wait_for(lambda: self.state()[0] == "StandAlone", "drbd is alone")
+
+    def back(self):
+        self.dirty = self.state()[2]
+        self.connect()
+        wait_for(lambda: self.state()[0] not in ("StandAlone", "Unconnected", "WFConnection"), "drbd is connected", 0.02)
+
+    def is_healed(self):
+        return self.state()[:2] == ("Connected", "UpToDate/UpToDate")
+
+    def copied(self):
+        return (self.dirty - self.state()[2]) / 1024
+
+
 HEALERS = {
     "dst-heal": lambda: DstHealer("/dev/ram18", "/dev/ram19"),
     "md-heal": lambda: MdHealer("/dev/ram20", "/dev/ram21"),
+    "drbd-heal": lambda: DrbdHealer("/dev/ram22", "/dev/ram23"),
 }
 
 
 def set_up(wanted):
-    run("modprobe", "brd", "rd_nr=22", f"rd_size={RAM_DISK * 1024}")
+    run("modprobe", "brd", "rd_nr=24", f"rd_size={RAM_DISK * 1024}")
     run("modprobe", "nbd", "nbds_max=2")
     run("modprobe", "dst")
     recipes = {
@@ -251,7 +308,7 @@ def set_up(wanted):
         "md": lambda: md("/dev/md1", ["--bitmap=none"], "/dev/ram10", "/dev/ram11"),
         "md-bitmap": lambda: md("/dev/md2", ["--bitmap=internal"], "/dev/ram12", "/dev/ram13"),
         "md-remote": lambda: md("/dev/md3", ["--bitmap=internal"], "/dev/ram14", nvme_tcp("/dev/ram15", "mirror", 2)),
-        "drbd": lambda: drbd("/dev/ram16", "/dev/ram17"),
+        "drbd": lambda: Drbd("r", 4, "/dev/ram16", "/dev/ram17", 7788).path,
     }
     for name, recipe in recipes.items():
         if name not in wanted:

@@ -55,6 +55,7 @@ PLAN = {
     # Only healed.
     "dst-heal": [],
     "md-heal": [],
+    "drbd-heal": [],
 }
 NETWORKED = {"dst", "dst-nbdkit", "nvme-tcp", "nbd-nbdkit", "nbd-server", "dst-mirror-remote", "md-remote", "drbd"}
 # Allocations: device, workload. Differences of a long and a short run, so that what fio does once drops out.

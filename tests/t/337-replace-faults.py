@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+# Timeout: 300
+"""A node of a linear storage takes the place of another one, and at the moment of the switch something fails: a flush or a
+superblock of the new node, each once; or another head takes over the storage.
+
+Both heads are storages of this kernel, under two names, on its own exports.
+"""
+
+import errno
+import os
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.environ["TESTS"])
+import nbdserver
+from lib import *
+from nbdserver import Server
+
+KIB, MIB = 1 << 10, 1 << 20
+SIZE = 8 * MIB
+# What is behind it on a node of that size are superblocks: two blocks less, whole MiB.
+DATA = 7 * MIB
+MAGIC = b"DSTSUPER"
+ONE, TWO, THREE = (f"nbd://127.0.0.1:1090{port}/{name}" for port, name in enumerate(("one", "two", "three"), 1))
+
+
+def content(seed):
+    return b"".join(bytes([seed, block % 251]) * (2 * KIB) for block in range(DATA // (4 * KIB)))
+
+
+def nodes(name):
+    return sorted(entry[2:] for entry in os.listdir(f"/sys/devices/{name}") if entry.startswith("n-"))
+
+
+class Breaking(Server):
+    """A server that answers one of the requests that make things durable with an error: the one that comes `nth`."""
+
+    def __init__(self, port):
+        super().__init__(SIZE, port)
+        self.kind, self.nth, self.seen = None, 0, 0
+        self.on_request = self.judge
+        self.start()
+
+    def arm(self, kind, nth):
+        self.kind, self.nth, self.seen = kind, nth, 0
+
+    def judge(self, connection, request):
+        superblock = request.command == nbdserver.WRITE and request.offset >= DATA
+        if self.kind != ("superblock" if superblock else request.command):
+            return False
+        self.seen += 1
+        if self.seen != self.nth:
+            return False
+        connection.send(connection.answer(request, errno.EIO))
+        return True
+
+
+def test_new_node_fails():
+    """Each flush of the new node, and each write of its superblocks, fails once: the old node goes on, and it is tried again."""
+    servers = [Breaking(12401 + number) for number in range(3)]
+    old, other, new = servers
+    uri = lambda server: f"localhost:{server.port}"
+    dst("create", "lin", uri(old), uri(other), "--start-array")
+    disk = Direct("/dev/dst-lin")
+    number, rounds = 0, {}
+    for kind in nbdserver.FLUSH, "superblock":
+        nth = 1
+        while True:
+            number += 1
+            disk.write(0, content(number))
+            new.memory[DATA:] = bytes(SIZE - DATA)
+            new.arm(kind, nth)
+            dst("replace", "lin", uri(old), uri(new))
+            # It is told while the superblocks are written; that nothing is under way any more comes later.
+            while not (nodes("lin") == ["0", str(DATA // 512)] and node("lin", "type").endswith(uri(new))):
+                disk.write(64 * KIB, content(number)[64 * KIB : 72 * KIB])
+                time.sleep(0.05)
+            for server in new, other:
+                if MAGIC not in server.memory[DATA:]:
+                    fail(f"{kind} {nth}: a node has no superblocks")
+            if MAGIC in old.memory[DATA:]:
+                fail(f"{kind} {nth}: the old node looks like one of the storage")
+            if new.memory[:DATA] != content(number):
+                fail(f"{kind} {nth}: the new node does not have all data")
+            old.arm(None, 0)
+            old, new = new, old
+            if old.seen < nth:
+                break
+            nth += 1
+        rounds[kind] = nth - 1
+    # What shows that the core's flush behind the copying, and that of the switch, were both tried; and two superblocks.
+    if rounds[nbdserver.FLUSH] < 2 or rounds["superblock"] < 2:
+        fail(f"too little of the new node was made to fail: {rounds}")
+    print(rounds, end=" ")
+    disk.close()
+    delete("lin")
+    dst("assemble", "lin", uri(other), uri(old))
+    with Direct("/dev/dst-lin") as disk:
+        if disk.read(0, DATA) != content(number):
+            fail("what is on the storage")
+    delete("lin")
+    for server in servers:
+        server.stop()
+        if server.complaints:
+            fail(f"{server.complaints}")
+
+
+class Tail:
+    """The second node: whether its superblocks can be written."""
+
+    sectors = SIZE // 512
+
+    def table(self, good):
+        lines = f"0 {self.sectors} linear /dev/ram1 0"
+        if not good:
+            tail = self.sectors - 16
+            lines = f"0 {tail} linear /dev/ram1 0\n{tail} 16 error"
+        return lines
+
+    def create(self):
+        subprocess.run(["dmsetup", "create", "two"], input=self.table(True), text=True, check=True)
+
+    def set(self, good):
+        subprocess.run(["dmsetup", "load", "two"], input=self.table(good), text=True, check=True)
+        run("dmsetup", "suspend", "--noflush", "two")
+        run("dmsetup", "resume", "two")
+
+
+def health(name):
+    return storage(name, "health")
+
+
+def takeover(tail, copied, *members):
+    """While one is replaced by three another head starts with the `members`. `copied`: whether the switch has begun."""
+    dst("create", "a", ONE, TWO, "--force", "--start-array")
+    disk = Direct("/dev/dst-a")
+    disk.write(0, content(1))
+    if copied:
+        run("dmesg", "--clear")
+        tail.set(False)
+    dst("replace", "a", ONE, THREE, "--force")
+    if copied:
+        wait_until(30, lambda: "can't be written; it is tried again" in run("dmesg"), "superblocks can't be written")
+    else:
+        dst("set", "a", "heal-min=0", "heal-max=64K")
+    disk.write(0, content(2))
+    disk.flush()
+    if copied:
+        tail.set(True)
+        # It may have been tried again by now, well; then the old node is none any more.
+        wait = lambda: len(nodes("a")) == 2
+        if members[0] == THREE:
+            wait_until(30, wait, "the switch")
+    try:
+        dst("assemble", "b", *members)
+    except AssertionError:
+        raise
+    wait_until(20, lambda: health("a") == "taken-over", "the older head says so")
+    for act in lambda: disk.write(0, content(3)[: 4 * KIB]), disk.flush, lambda: disk.read(0, 4 * KIB):
+        try:
+            act()
+        except OSError as error:
+            assert error.errno == errno.EIO, error
+        else:
+            fail("a request of a fenced head was done")
+    disk.close()
+    with Direct("/dev/dst-b") as new:
+        if new.read(0, DATA) != content(2):
+            fail("what was acknowledged is not there")
+        new.write(0, content(4))
+    start = time.monotonic()
+    delete("a", 30)
+    if time.monotonic() - start > 20 * SLOW:
+        fail("the older head takes long to end")
+    with Direct("/dev/dst-b") as new:
+        if new.read(0, DATA) != content(4):
+            fail("something of the older head has landed")
+    stop("b")
+    dst("start", "b")
+    delete("b")
+    return "well"
