@@ -7,7 +7,10 @@ use std::time::Duration;
 use dst_core::uapi::valid_name;
 use serde::Serialize;
 
-use crate::cli::StatsArgs;
+use crate::cli::{
+    self,
+    StatsArgs, //
+};
 use crate::error::{
     usage,
     Result, //
@@ -197,19 +200,22 @@ fn read_args(args: &StatsArgs) -> Result<(Option<String>, Option<Duration>)> {
         None => None,
         Some(text) => match parse_ms(text) {
             Ok(ms) => Some(Duration::from_millis(ms.into())),
-            Err(_) if name.is_none() && valid_name(text) => {
+            Err(_) if name.is_none() && valid_name(text) && !is_number(text) => {
                 name = Some(text.clone());
                 Some(Duration::from_secs(1))
             }
             Err(error) => return usage(format!("invalid value '{text}' for '--watch': {error}")),
         },
     };
-    match &name {
-        Some(text) if !valid_name(text) => usage(format!(
-            "invalid value '{text}' for '[NAME]': it can't be a name"
-        )),
+    match name.as_deref().map(|text| (text, cli::name(text))) {
+        Some((text, Err(why))) => usage(format!("invalid value '{text}' for '[NAME]': {why}")),
         _ => Ok((name, interval)),
     }
+}
+
+/// Whether it was meant as a time, as no other letter stands in it.
+fn is_number(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
 /// Writes the name of a line: `storage 0`.
@@ -396,6 +402,8 @@ mod tests {
         );
         assert_eq!(read(None, Some("1")).unwrap(), (None, Some(s(1))));
         assert!(read(Some("x"), Some("y")).is_err());
+        assert!(read(None, Some("0")).is_err());
+        assert!(read(Some("0"), Some("1")).is_ok());
         assert!(read(Some("/x"), None).is_err());
     }
 }
