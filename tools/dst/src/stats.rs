@@ -46,11 +46,13 @@ struct Line {
     /// What it is: `R: 192.168.4.80:1025`, `L: /dev/sdb`, or address and disk of an export.
     #[serde(rename = "type")]
     type_text: String,
-    /// State of the node; clients of the export.
-    state: String,
-    /// How the state looks.
+    /// State of the node, as in `dst status`; an export has none.
+    state: Option<&'static str>,
+    /// Clients of the export; a node has none.
+    clients: Option<u32>,
+    /// State or clients for a person, and how that looks.
     #[serde(skip)]
-    style: Style,
+    shown_state: (String, Style),
     /// Role of the node, if it is a copy of a mirror that runs.
     role: Option<&'static str>,
     /// The role for a person, and how it looks.
@@ -108,13 +110,13 @@ fn lines(status: &Status) -> Vec<Line> {
     let mut lines = Vec::new();
     for storage in &status.storages {
         for node in &storage.nodes {
-            let (state, style) = node_state(node);
             lines.push(Line {
                 name: storage.name.clone(),
                 node: Some(node.id),
                 type_text: node.type_text.clone(),
-                state,
-                style,
+                state: Some(node.state),
+                clients: None,
+                shown_state: node_state(node),
                 role: node.role,
                 shown_role: node_role(node),
                 in_flight: node.in_flight,
@@ -129,8 +131,9 @@ fn lines(status: &Status) -> Vec<Line> {
             name: export.name.clone(),
             node: None,
             type_text: format!("{} at {}", export.path, export.address),
-            state: format!("{} clients", export.clients),
-            style: Style::Plain,
+            state: None,
+            clients: Some(export.clients),
+            shown_state: (format!("{} clients", export.clients), Style::Plain),
             role: None,
             shown_role: (String::new(), Style::Plain),
             in_flight: export.in_flight,
@@ -266,6 +269,7 @@ fn render_totals(lines: &[Line], colour: bool) -> String {
     );
     for line in lines {
         let total = &line.total;
+        let (state, style) = &line.shown_state;
         let mut row = vec![
             left(label(line)),
             left(&line.type_text),
@@ -277,7 +281,7 @@ fn render_totals(lines: &[Line], colour: bool) -> String {
             right(total.discards),
             right(line.in_flight),
             right(line.errors),
-            left(&line.state).style(line.style),
+            left(state).style(*style),
         ];
         if roles {
             let (role, style) = &line.shown_role;
@@ -312,6 +316,7 @@ fn render_rates(lines: &[Line], colour: bool) -> String {
     );
     for line in lines {
         let rates = line.per_second.unwrap_or_default();
+        let (state, style) = &line.shown_state;
         let mut row = vec![
             left(label(line)),
             left(&line.type_text),
@@ -323,7 +328,7 @@ fn render_rates(lines: &[Line], colour: bool) -> String {
             right(format!("{:.0}", rates.discards)),
             right(line.in_flight),
             right(line.errors),
-            left(&line.state).style(line.style),
+            left(state).style(*style),
         ];
         if roles {
             let (role, style) = &line.shown_role;
