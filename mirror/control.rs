@@ -247,7 +247,11 @@ impl Engine {
             if replaces.is_some() {
                 self.mark_replacement(None, index)?;
             }
-            fail!(EBUSY, "{} can't be taken back now; try again", candidate.name());
+            fail!(
+                EBUSY,
+                "{} can't be taken back now; try again",
+                candidate.name()
+            );
         }
         Ok(Some(index))
     }
