@@ -86,13 +86,13 @@ impl fmt::Display for LayoutError {
             Self::Overlap { sector } => {
                 write!(
                     f,
-                    "two nodes claim sector {sector}; change -s or -S of one of them"
+                    "two nodes claim sector {sector}; change --start (-s) or --size (-S) of one of them"
                 )
             }
             Self::TooLarge => write!(f, "a node ends beyond the largest sector number"),
             Self::NotAtZero { start } => write!(
                 f,
-                "a copy of everything begins at sector 0, not at {start}; leave -s out"
+                "a copy of everything begins at sector 0, not at {start}; leave --start (-s) out"
             ),
             Self::TooMany { most } => {
                 write!(f, "there are at most {most} copies; remove a node")

@@ -333,8 +333,11 @@ fn open(name: &CStr, write: bool) -> Done<BackingDev> {
     let path = text(name);
     match BackingDev::open(name, write) {
         Ok(dev) => Ok(dev),
-        Err(ENOENT) => fail!(ENOENT, "there is no {path}"),
-        Err(ENOTBLK) => fail!(ENOTBLK, "{path} is no block device"),
+        Err(ENOENT) => fail!(ENOENT, "there is no {path}; name a block device"),
+        Err(ENOTBLK) => fail!(
+            ENOTBLK,
+            "{path} is no block device; make one of a file with losetup"
+        ),
         Err(EBUSY) => fail!(
             EBUSY,
             "{path} is in use: mounted, or part of something else"

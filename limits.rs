@@ -152,7 +152,7 @@ pub(crate) fn stack(members: &[Arc<Member>], wanted: u32, mirror: bool) -> Done<
             fail!(
                 EINVAL,
                 "{member} has {} sectors from {} on, which is not aligned to the blocks of {block} bytes; \
-                 create the storage with this block size, or cut nodes with -S",
+                 create the storage with this block size (--block-size), or cut nodes (--size, -S)",
                 member.size(),
                 member.start
             );

@@ -104,7 +104,7 @@ impl Want {
         if request.size == 0 {
             fail!(
                 EINVAL,
-                "a node of 0 sectors is of no use; leave -S out to take all of it"
+                "a node of 0 sectors is of no use; leave --size (-S) out to take all of it"
             );
         }
         if request.depth > MAX_DEPTH {
@@ -548,7 +548,7 @@ pub(crate) fn usable(node: &Node, size: u64, block: u32, keeps: Keeps) -> Done<u
         };
         fail!(
             ENOSPC,
-            "the node has only {has} sectors, not {size}; give a smaller size (-S){rest}"
+            "the node has only {has} sectors, not {size}; give a smaller --size (-S){rest}"
         );
     }
     Ok(size)

@@ -102,7 +102,11 @@ impl Registry {
         };
         let _changing = self.changing.lock();
         if self.find(name).is_some() {
-            fail!(EEXIST, "there is a storage {name} already");
+            fail!(
+                EEXIST,
+                "there is a storage {name} already; \"dst start\" starts it, \"dst add\" adds nodes to it, \
+                 \"dst delete\" takes it down"
+            );
         }
         let storage = Storage::new(
             &self.subsystem,
@@ -134,7 +138,10 @@ impl Registry {
         let name = name(field)?;
         match self.find(name) {
             Some(storage) => Ok(storage),
-            None => fail!(ENOENT, "there is no storage {name}"),
+            None => fail!(
+                ENOENT,
+                "there is no storage {name}; \"dst list\" shows what there is"
+            ),
         }
     }
 
@@ -168,7 +175,10 @@ impl Registry {
             .iter()
             .any(|other| other.export.name() == name)
         {
-            fail!(EEXIST, "there is an export {name} already");
+            fail!(
+                EEXIST,
+                "there is an export {name} already; \"dst unexport\" ends it, or choose another name"
+            );
         }
         let export = ExportNode::start(request)?;
         let result = self.publish(anchor, &export);
@@ -207,7 +217,10 @@ impl Registry {
             module,
         }) = exported
         else {
-            fail!(ENOENT, "there is no export {name}");
+            fail!(
+                ENOENT,
+                "there is no export {name}; \"dst list\" shows what there is"
+            );
         };
         drop(directory);
         // It may wait for a disk, but nobody else waits for it.

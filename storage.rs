@@ -302,7 +302,7 @@ impl Storage {
             if !matches!(want.place.start, uapi::AUTO | 0) {
                 fail!(
                     EINVAL,
-                    "a copy of everything begins at sector 0; leave -s out"
+                    "a copy of everything begins at sector 0; leave --start (-s) out"
                 );
             }
             let (sectors, limits) = {
@@ -567,7 +567,11 @@ impl Storage {
             return Err(ENOENT.into());
         }
         if self.inner.lock().disk.is_some() {
-            fail!(EBUSY, "{} runs; stop it first", self.name());
+            fail!(
+                EBUSY,
+                "{0} runs; stop it first: \"dst stop {0}\"",
+                self.name()
+            );
         }
         Ok(())
     }

@@ -247,7 +247,11 @@ impl Engine {
             if replaces.is_some() {
                 self.mark_replacement(None, index)?;
             }
-            fail!(EBUSY, "{} can't be taken back now", candidate.name());
+            fail!(
+                EBUSY,
+                "{} can't be taken back now; try again",
+                candidate.name()
+            );
         }
         Ok(Some(index))
     }
@@ -278,7 +282,10 @@ impl Engine {
             });
             let Some(index) = free else {
                 match replaces {
-                    None => fail!(ENOSPC, "a mirror has at most {MAX_COPIES} copies"),
+                    None => fail!(
+                        ENOSPC,
+                        "a mirror has at most {MAX_COPIES} copies; remove one first"
+                    ),
                     Some(_) => fail!(
                         ENOSPC,
                         "a mirror has at most {MAX_COPIES} copies, and the new node is one more until the other \
@@ -320,7 +327,7 @@ impl Engine {
             if replaces.is_some() {
                 self.mark_replacement(None, index)?;
             }
-            fail!(EBUSY, "{} can't be added now", candidate.name());
+            fail!(EBUSY, "{} can't be added now; try again", candidate.name());
         }
         Ok(index)
     }

@@ -99,7 +99,11 @@ impl Storage {
     fn for_copy(&self, id: u32, act: impl FnOnce(&Engine, u32) -> Done) -> Done {
         let inner = self.inner.lock();
         let Some(mirror) = &inner.mirror else {
-            fail!(EOPNOTSUPP, "{} is no mirror that runs", self.name());
+            fail!(
+                EOPNOTSUPP,
+                "{} is no mirror that runs; only copies of one can be suspended",
+                self.name()
+            );
         };
         let member = inner.members.iter().find(|member| member.id == id);
         match member.map(|member| member.copy()) {

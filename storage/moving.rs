@@ -186,7 +186,11 @@ impl Storage {
             & u64::from((block_size(node) >> SECTOR_SHIFT).saturating_sub(1))
             != 0
         {
-            fail!(EINVAL, "the place is not aligned to the blocks of the node");
+            fail!(
+                EINVAL,
+                "{old} does not begin and end at blocks of the new node, which have {} bytes; take another node",
+                block_size(node)
+            );
         }
         let inner = self.inner.lock();
         if let Some(same) = inner.members.iter().find(|m| want.is_same(node, m)) {

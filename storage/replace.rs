@@ -31,7 +31,7 @@ impl Storage {
         if want.place.start != uapi::AUTO || want.place.size != uapi::AUTO {
             fail!(
                 EINVAL,
-                "the new node gets the place of the old one; leave -s and -S out"
+                "the new node gets the place of the old one; leave start and size (-s, -S) out"
             );
         }
         let result = match self.mirror() {

@@ -53,7 +53,7 @@ dst add c /dev/ram0 --start 0 --size 1000s
 dst add c /dev/ram1 --start 2000s --size 1000s
 refuse 'no node holds sectors 1000 to 1999; add one there' dst start c
 dst add c /dev/ram2 --start 1000s --size 1001s
-refuse 'two nodes claim sector 2000; change -s or -S of one of them' dst start c
+refuse 'two nodes claim sector 2000; change --start .-s. or --size .-S. of one of them' dst start c
 dst remove c /dev/ram2
 dst add c /dev/ram2 --start 1000s --size 999s
 refuse 'no node holds sectors 1999 to 1999' dst start c

@@ -56,7 +56,7 @@ echo "- what can't take a place"
 refuse 'in use' dst replace lin $L0 $L1
 refuse 'has [0-9]+ sectors.*as large' dst replace lin $L0 "$(loop "$(image small $((sectors - 8)))")"
 refuse 'no such node' dst replace lin 77 $two
-refuse 'leave -s and -S out|unexpected' dst replace lin $L0 $two --size 1M
+refuse 'leave start and size .-s, -S. out|unexpected' dst replace lin $L0 $two --size 1M
 has_nodes lin 2
 
 echo "- the new node is lost half-way: what can be done meanwhile"

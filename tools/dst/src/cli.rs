@@ -79,8 +79,8 @@ Examples:
   dst create storage /dev/sdb kano:10809 nbd://via/vol1 --start-array
   dst create mirror --alg alg_mirror /dev/sdb kano:10809 --start-array
   dst create whole --no-metadata /dev/sdb kano:10809 --start-array
-The end of each node is used for what it belongs to, but for --no-metadata.
-A storage that was made once is put together again by 'dst assemble'.")]
+At its start, the end of each node gets what it belongs to, unless there is --no-metadata.
+A storage is made once; later it is put together again by 'dst assemble'.")]
     Create(CreateArgs),
     /// Put a storage together again, by what its nodes tell of it, and start it; all or nothing
     #[command(after_help = "\
@@ -88,9 +88,8 @@ Examples:
   dst assemble storage nbd://via/vol1 /dev/sdb kano:10809
   dst assemble mirror /dev/sdb kano:10809
   dst assemble mirror /dev/sdb kano:10809 --degraded
-The order of the nodes does not matter. A node that can't be reached is left out, if the storage is a
-mirror that can do without it;
-'dst add' adds it when it is back.")]
+The order of the nodes does not matter. If the storage is a mirror that can do without a node,
+one that can't be reached is left out; 'dst add' adds it when it is back.")]
     Assemble(AssembleArgs),
     /// Add nodes to a storage, or copies to a mirror while it runs; it is made if it does not exist
     #[command(after_help = "\
@@ -104,27 +103,42 @@ A new copy of a mirror that runs is brought up to date while the mirror is used.
     /// Stop storages: /dev/dst-NAME goes, the nodes stay
     Stop(Names),
     /// Delete storages, running or not; the data on the nodes stay
+    #[command(
+        override_usage = "dst delete [OPTIONS] <NAME>...\n       dst delete [OPTIONS] --all"
+    )]
     Delete(NamesOrAll),
     /// Remove a node from a storage that is not running, or a copy from a mirror, running or not
-    #[command(after_help = "\
+    #[command(
+        override_usage = "dst remove [OPTIONS] <NAME> <NODE> [--start <POSITION>]\n       \
+                               dst remove [OPTIONS] <NAME> --start <POSITION>\n       \
+                               dst remove [OPTIONS] <NAME> --all",
+        after_help = "\
 Examples:
   dst remove storage n-800
   dst remove mirror kano:10809
-A copy that was removed is no part of the mirror any more; 'dst add' brings all data to it anew.")]
+A copy that was removed is no part of the mirror any more; 'dst add' brings all data to it anew."
+    )]
     Remove(RemoveArgs),
     /// Move the data of a node to another one while the storage is used; then the old one is dropped
-    #[command(after_help = "\
+    #[command(
+        override_usage = "dst replace [OPTIONS] <NAME> <NODE> <NEW>\n       \
+                               dst replace [OPTIONS] <NAME> <NODE> --cancel",
+        after_help = "\
 Examples:
   dst replace storage /dev/sdb kano:10809
   dst replace mirror kano:10809 nbd://via/vol1
   dst replace mirror kano:10809 --cancel
 The command returns when that has begun; 'dst status' shows how far it is, 'dst monitor' tells
 when it is done. The new node must be as large as the part of the storage on the old one. Until
-the end the old node has all data. heal-min and heal-max of 'dst set' say how fast it goes.")]
+the end the old node has all data. heal-min and heal-max of 'dst set' say how fast it goes."
+    )]
     Replace(ReplaceArgs),
     /// Serve a disk of this machine to others by NBD
     Export(ExportArgs),
     /// End exports: their clients are disconnected
+    #[command(
+        override_usage = "dst unexport [OPTIONS] <NAME>...\n       dst unexport [OPTIONS] --all"
+    )]
     Unexport(NamesOrAll),
     /// Show storages, their nodes, and exports
     Status(StatusArgs),
@@ -143,6 +157,7 @@ Examples:
     /// End what suspend began
     Resume(OneNode),
     /// Change settings of nodes, or of a mirror, while they run
+    #[command(override_usage = "dst set [OPTIONS] <NAME> [NODE] <KEY=VALUE>...")]
     Set(SetArgs),
     /// Print what happens to storages and nodes, one line for each event
     #[command(after_help = "\

@@ -43,25 +43,25 @@ pub struct Original {
     /// Name of the storage, or of the export
     #[arg(short = 'n', value_name = "NAME", value_parser = name)]
     pub name: Option<String>,
-    /// Algorithm that lays the storage out on its nodes
+    /// alg_linear (the default): the nodes one behind the other; alg_mirror: a copy of all data on each
     #[arg(short = 'A', value_name = "ALG", value_parser = alg)]
     pub alg: Option<String>,
     /// Add a remote node: its address, or an NBD URI; with -d the address to listen on
     #[arg(short = 'a', value_name = "ADDR")]
     pub address: Option<String>,
-    /// TCP port [default: 10809]
+    /// TCP port of -a [default: 10809]
     #[arg(short = 'p', value_name = "PORT", value_parser = parse_port)]
     pub port: Option<u16>,
     /// Add a local disk; with -a: export it
     #[arg(short = 'd', value_name = "DISK", value_hint = clap::ValueHint::AnyPath, value_parser = parse_disk)]
     pub disk: Option<String>,
-    /// Connections to the export that may wait to be accepted
+    /// Connections to the export that may wait to be accepted [default: 16]
     #[arg(short = 'b', value_name = "BACKLOG", value_parser = clap::value_parser!(u32).range(1..))]
     pub backlog: Option<u32>,
-    /// Where the node begins in the storage, in sectors
+    /// Where the node begins in the storage [default: behind the node added last]
     #[arg(short = 's', value_name = "START", value_parser = size::parse_start)]
     pub start: Option<u64>,
-    /// How many sectors of the node are used
+    /// How much of the node is used [default: all]
     #[arg(short = 'S', value_name = "SIZE", value_parser = size::parse_size)]
     pub size: Option<u64>,
     /// Start the storage, after the node was added if one is named

@@ -117,13 +117,30 @@ pub fn parse_timeout(text: &str) -> Result<u32, String> {
     }
 }
 
-/// Reads a time in whole seconds.
-pub fn parse_seconds(text: &str) -> Result<u32, String> {
-    let ms = parse_ms(text)?;
-    if ms % 1000 != 0 {
-        return Err("write whole seconds".into());
+/// Reads how long to wait for a first connection, in milliseconds.
+pub fn parse_connect(text: &str) -> Result<u32, String> {
+    match parse_ms(text)? {
+        // The module would wait no longer, and not say so.
+        600_001.. => Err("it is at most 10m".into()),
+        ms => Ok(ms),
     }
-    Ok(ms / 1000)
+}
+
+/// Reads after how much silence a connection is given up, in whole seconds.
+pub fn parse_keepalive(text: &str) -> Result<u32, String> {
+    match parse_ms(text) {
+        Ok(ms @ 1000..=3_600_000) if ms % 1000 == 0 => Ok(ms / 1000),
+        Err(error) if !error.starts_with("a time is at") => Err(error),
+        _ => Err("it is a number of whole seconds, 1s to 1h".into()),
+    }
+}
+
+/// Reads how often something is to happen; at least once.
+pub fn parse_count(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("write a number from 1 on".into()),
+        Ok(count) => Ok(count),
+    }
 }
 
 /// Reads how much may be copied each second, in sectors; 0: no bound.
@@ -255,8 +272,22 @@ mod tests {
         }
         assert_eq!(parse_timeout("wait"), Ok(0));
         assert!(parse_timeout("0").unwrap_err().contains("fail-now"));
-        assert_eq!(parse_seconds("15s"), Ok(15));
-        assert!(parse_seconds("1500ms").is_err());
+        assert_eq!(parse_connect("10m"), Ok(600_000));
+        assert!(parse_connect("11m").unwrap_err().contains("10m"));
+        for (text, s) in [("1", 1), ("15s", 15), ("15000ms", 15), ("1h", 3600)] {
+            assert_eq!(parse_keepalive(text), Ok(s), "{text}");
+        }
+        for text in ["0", "0s", "999ms", "1500ms", "3601s", "61m", "9999h"] {
+            assert!(
+                parse_keepalive(text).unwrap_err().contains("1s to 1h"),
+                "{text}"
+            );
+        }
+        assert!(parse_keepalive("1d").unwrap_err().contains("unknown unit"));
+        assert_eq!(parse_count("3"), Ok(3));
+        for text in ["0", "-1", "x", "99999999999999999999"] {
+            assert!(parse_count(text).is_err(), "{text}");
+        }
     }
 
     #[test]

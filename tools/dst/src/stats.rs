@@ -7,7 +7,10 @@ use std::time::Duration;
 use dst_core::uapi::valid_name;
 use serde::Serialize;
 
-use crate::cli::StatsArgs;
+use crate::cli::{
+    self,
+    StatsArgs, //
+};
 use crate::error::{
     usage,
     Result, //
@@ -43,11 +46,13 @@ struct Line {
     /// What it is: `R: 192.168.4.80:1025`, `L: /dev/sdb`, or address and disk of an export.
     #[serde(rename = "type")]
     type_text: String,
-    /// State of the node; clients of the export.
-    state: String,
-    /// How the state looks.
+    /// State of the node, as in `dst status`; an export has none.
+    state: Option<&'static str>,
+    /// Clients of the export; a node has none.
+    clients: Option<u32>,
+    /// State or clients for a person, and how that looks.
     #[serde(skip)]
-    style: Style,
+    shown_state: (String, Style),
     /// Role of the node, if it is a copy of a mirror that runs.
     role: Option<&'static str>,
     /// The role for a person, and how it looks.
@@ -105,13 +110,13 @@ fn lines(status: &Status) -> Vec<Line> {
     let mut lines = Vec::new();
     for storage in &status.storages {
         for node in &storage.nodes {
-            let (state, style) = node_state(node);
             lines.push(Line {
                 name: storage.name.clone(),
                 node: Some(node.id),
                 type_text: node.type_text.clone(),
-                state,
-                style,
+                state: Some(node.state),
+                clients: None,
+                shown_state: node_state(node),
                 role: node.role,
                 shown_role: node_role(node),
                 in_flight: node.in_flight,
@@ -126,8 +131,9 @@ fn lines(status: &Status) -> Vec<Line> {
             name: export.name.clone(),
             node: None,
             type_text: format!("{} at {}", export.path, export.address),
-            state: format!("{} clients", export.clients),
-            style: Style::Plain,
+            state: None,
+            clients: Some(export.clients),
+            shown_state: (format!("{} clients", export.clients), Style::Plain),
             role: None,
             shown_role: (String::new(), Style::Plain),
             in_flight: export.in_flight,
@@ -197,19 +203,22 @@ fn read_args(args: &StatsArgs) -> Result<(Option<String>, Option<Duration>)> {
         None => None,
         Some(text) => match parse_ms(text) {
             Ok(ms) => Some(Duration::from_millis(ms.into())),
-            Err(_) if name.is_none() && valid_name(text) => {
+            Err(_) if name.is_none() && valid_name(text) && !is_number(text) => {
                 name = Some(text.clone());
                 Some(Duration::from_secs(1))
             }
             Err(error) => return usage(format!("invalid value '{text}' for '--watch': {error}")),
         },
     };
-    match &name {
-        Some(text) if !valid_name(text) => usage(format!(
-            "invalid value '{text}' for '[NAME]': it can't be a name"
-        )),
+    match name.as_deref().map(|text| (text, cli::name(text))) {
+        Some((text, Err(why))) => usage(format!("invalid value '{text}' for '[NAME]': {why}")),
         _ => Ok((name, interval)),
     }
+}
+
+/// Whether it was meant as a time, as no other letter stands in it.
+fn is_number(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
 /// Writes the name of a line: `storage 0`.
@@ -260,6 +269,7 @@ fn render_totals(lines: &[Line], colour: bool) -> String {
     );
     for line in lines {
         let total = &line.total;
+        let (state, style) = &line.shown_state;
         let mut row = vec![
             left(label(line)),
             left(&line.type_text),
@@ -271,7 +281,7 @@ fn render_totals(lines: &[Line], colour: bool) -> String {
             right(total.discards),
             right(line.in_flight),
             right(line.errors),
-            left(&line.state).style(line.style),
+            left(state).style(*style),
         ];
         if roles {
             let (role, style) = &line.shown_role;
@@ -306,6 +316,7 @@ fn render_rates(lines: &[Line], colour: bool) -> String {
     );
     for line in lines {
         let rates = line.per_second.unwrap_or_default();
+        let (state, style) = &line.shown_state;
         let mut row = vec![
             left(label(line)),
             left(&line.type_text),
@@ -317,7 +328,7 @@ fn render_rates(lines: &[Line], colour: bool) -> String {
             right(format!("{:.0}", rates.discards)),
             right(line.in_flight),
             right(line.errors),
-            left(&line.state).style(line.style),
+            left(state).style(*style),
         ];
         if roles {
             let (role, style) = &line.shown_role;
@@ -396,6 +407,8 @@ mod tests {
         );
         assert_eq!(read(None, Some("1")).unwrap(), (None, Some(s(1))));
         assert!(read(Some("x"), Some("y")).is_err());
+        assert!(read(None, Some("0")).is_err());
+        assert!(read(Some("0"), Some("1")).is_ok());
         assert!(read(Some("/x"), None).is_err());
     }
 }

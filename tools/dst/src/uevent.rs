@@ -144,7 +144,8 @@ pub struct Event {
     pub role: Option<String>,
     /// New health of the storage: `healthy`, `degraded`, `healing`, `taken-over`.
     pub health: Option<String>,
-    /// What happened: `heal-start`, `heal-done`, `heal-interrupted`, `conflict`.
+    /// What happened: `heal-start`, `heal-done`, `heal-interrupted`, `conflict` (the copy can't be taken back),
+    /// `replace-start`, `replace-done`, `replace-interrupted`, `replace-cancelled`.
     pub event: Option<String>,
     /// The kernel's number of the event.
     pub seqnum: Option<u64>,
@@ -213,8 +214,9 @@ impl Event {
             "replace-done" => "has taken another node's place".into(),
             "replace-interrupted" => "replacement is interrupted".into(),
             "replace-cancelled" => "replacement is cancelled".into(),
+            // Told of whatever keeps a copy from being taken back.
             "conflict" => format!(
-                "conflict, written to apart from the others; see 'dst status {}'",
+                "can't be taken back; 'dst status {}' says why",
                 self.storage.as_deref().unwrap_or_default()
             ),
             other => other.to_string(),
@@ -323,7 +325,7 @@ mod tests {
             (
                 "change@/devices/m",
                 &["SUBSYSTEM=dst", "DST_NODE=2", "DST_EVENT=conflict"],
-                "m: node 2: conflict, written to apart from the others; see 'dst status m'",
+                "m: node 2: can't be taken back; 'dst status m' says why",
             ),
             (
                 "change@/devices/m",

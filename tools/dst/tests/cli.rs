@@ -153,6 +153,40 @@ fn wrong_command_lines() {
             ["'0' for '--depth", "1..=1024"],
         ),
         (
+            &["add", "a", "/x", "--keepalive", "2h"],
+            ["'2h' for '--keepalive", "1s to 1h"],
+        ),
+        (
+            &["add", "a", "/x", "--connect-timeout", "20m"],
+            ["'20m' for '--connect-timeout", "at most 10m"],
+        ),
+        (
+            &["export", "a", "/x", "--max-connections", "65"],
+            ["'65' for '--max-connections", "1..=64"],
+        ),
+        (
+            &["export", "a", "/x", "--backlog", "4097"],
+            ["'4097' for '--backlog", "1..=4096"],
+        ),
+        (
+            &["monitor", "--count", "0"],
+            ["'0' for '--count", "from 1 on"],
+        ),
+        (
+            &["stats", "--watch", "0"],
+            ["'0' for '--watch'", "at least 1ms"],
+        ),
+        (&["stats", "/x"], ["'/x' for '[NAME]'", "a name is 1 to 27"]),
+        (
+            &["set", "a", "timeout"],
+            ["'timeout' has no value", "timeout=VALUE"],
+        ),
+        (
+            &["set", "a", "keepalive=0"],
+            ["'0' for 'keepalive'", "1s to 1h"],
+        ),
+        (&["replace", "a", "0"], ["<NEW>", "--cancel"]),
+        (
             &["add", "a", "/x", "/y", "--start", "0"],
             ["'--start'", "place one node"],
         ),

@@ -149,6 +149,7 @@ fn totals() {
     assert!(fake.ok("dst stats").contains("/dev/sdc at 0.0.0.0:10809"));
     let value: Value = serde_json::from_str(&fake.ok("dst stats storage --json")).unwrap();
     assert_eq!(value["stats"][1]["total"]["reads"], 10);
+    assert_eq!(value["stats"][0]["state"], "lost");
     assert!(fake.fail("dst stats nobody").contains("neither"));
     assert!(Fake::new()
         .ok("dst stats")

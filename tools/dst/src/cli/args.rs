@@ -44,13 +44,14 @@ pub struct CreateArgs {
     /// Nodes, in order
     #[arg(value_name = "NODE", value_hint = ValueHint::AnyPath, value_parser = parse_node)]
     pub nodes: Vec<Node>,
-    /// Algorithm that lays the storage out on its nodes
+    /// alg_linear: the nodes one behind the other; alg_mirror: a copy of all data on each
     #[arg(long, value_name = "NAME", default_value = DEFAULT_ALG, value_parser = alg)]
     pub alg: String,
     /// Write on the nodes what they belong to, so that 'dst assemble' can tell: what it does anyway
     #[arg(long, hide = true)]
     pub metadata: bool,
-    /// Write nothing of the kind on the nodes, and use all of each; a mirror can't do without
+    /// Don't write on the nodes what they belong to, and use all of each; 'dst assemble' does not know them
+    /// then, and a mirror is not possible
     #[arg(long, conflicts_with = "metadata")]
     pub no_metadata: bool,
     /// Logical block size in bytes: 512, 1024, 2048 or 4096 [default: the largest of the nodes]
@@ -105,10 +106,10 @@ pub struct AddArgs {
     /// How much of the node is used [default: all]
     #[arg(long, value_name = "SIZE", value_parser = size::parse_size)]
     pub size: Option<u64>,
-    /// Algorithm that the storage must have
+    /// Algorithm that the storage must have, or gets if it is made by this [default then: alg_linear]
     #[arg(long, value_name = "NAME", value_parser = alg)]
     pub alg: Option<String>,
-    /// If the storage is made by this: as with 'dst create'
+    /// If the storage is made by this: don't write on its nodes what they belong to, as with 'dst create'
     #[arg(long)]
     pub no_metadata: bool,
     /// Settings of the nodes.
@@ -125,14 +126,14 @@ pub struct AddArgs {
 /// Settings of remote nodes.
 #[derive(Debug, Args)]
 pub struct OptionArgs {
-    /// How long requests wait for a lost node before they fail: 30s, 5m, or 'wait' for ever
+    /// How long requests wait for a remote node before they fail: 30s, 5m, or 'wait' for ever
     #[arg(long, value_name = "TIME", default_value = "wait", value_parser = size::parse_timeout)]
     pub timeout: u32,
-    /// How long to wait for the first connection [default: 10s]
-    #[arg(long, value_name = "TIME", value_parser = size::parse_ms)]
+    /// How long to wait for the first connection to a remote node, up to 10m [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = size::parse_connect)]
     pub connect_timeout: Option<u32>,
-    /// Silence after which a connection is given up [default: 15s]
-    #[arg(long, value_name = "TIME", value_parser = size::parse_seconds)]
+    /// Silence after which a connection is given up, 1s to 1h [default: 15s]
+    #[arg(long, value_name = "TIME", value_parser = size::parse_keepalive)]
     pub keepalive: Option<u32>,
     /// Requests that can be in flight to a node, 1 to 1024 [default: 128]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -173,7 +174,7 @@ pub struct StartArgs {
 /// Names of storages or of exports, or all of them.
 #[derive(Debug, Args)]
 pub struct NamesOrAll {
-    /// Names
+    /// Names, as 'dst list' shows them
     #[arg(value_name = "NAME", value_parser = name, required_unless_present = "all")]
     pub names: Vec<String>,
     /// All that there are
@@ -200,10 +201,10 @@ pub struct RemoveArgs {
     /// The node: as when it was added, or its id, or n-START
     #[arg(value_parser = which, required_unless_present_any = ["all", "start"])]
     pub node: Option<Which>,
-    /// The node that begins there
+    /// The node that begins at this position of the storage
     #[arg(long, value_name = "POSITION", value_parser = size::parse_start)]
     pub start: Option<u64>,
-    /// Every node
+    /// Every node of a storage that is stopped
     #[arg(long, conflicts_with_all = ["node", "start"])]
     pub all: bool,
 }
@@ -246,14 +247,14 @@ pub struct ExportArgs {
     /// Clients can't write
     #[arg(long)]
     pub read_only: bool,
-    /// Network that may connect; can be given 16 times [default: every network]
+    /// Network or address that may connect; can be given 16 times [default: every network]
     #[arg(long, value_name = "NET[/PREFIX]", value_parser = parse_network)]
     pub allow: Vec<Network>,
-    /// Connections at once [default: 16]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Connections at once, 1 to 64 [default: 16]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub max_connections: Option<u32>,
-    /// Connections that may wait to be accepted [default: 16]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Connections that may wait to be accepted, 1 to 4096 [default: 16]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub backlog: Option<u32>,
 }
 
@@ -282,10 +283,10 @@ pub struct StatsArgs {
     /// Storage or export [default: all]
     pub name: Option<String>,
     /// Show rates, again and again, at this interval [default: 1s]
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "1")]
     pub watch: Option<String>,
-    /// How many times
-    #[arg(long, value_name = "N", requires = "watch", value_parser = clap::value_parser!(u64).range(1..))]
+    /// End after so many looks [default: goes on until it is interrupted]
+    #[arg(long, value_name = "N", requires = "watch", value_parser = size::parse_count)]
     pub count: Option<u64>,
     /// Print JSON; with --watch one object in each line
     #[arg(long)]
@@ -324,7 +325,7 @@ pub struct MonitorArgs {
     #[arg(long)]
     pub json: bool,
     /// End after so many events
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = size::parse_count)]
     pub count: Option<u64>,
     /// End after that time; with --count: fail if there were fewer events by then
     #[arg(long, value_name = "TIME", value_parser = size::parse_ms)]
@@ -338,7 +339,7 @@ pub struct SetArgs {
     /// Name of the storage
     #[arg(value_parser = name)]
     pub name: String,
-    /// A node [default: every node], then settings of nodes; or settings of a mirror
+    /// A node [default: every remote node] and settings of nodes; or settings of a mirror
     #[arg(value_name = "[NODE] KEY=VALUE", required = true)]
     pub what: Vec<String>,
 }

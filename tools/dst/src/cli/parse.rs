@@ -72,15 +72,17 @@ pub fn which(text: &str) -> std::result::Result<Which, String> {
 /// What `dst set` can set.
 pub(super) const SETTINGS_HELP: &str = "\
 Settings of remote nodes:
-  timeout=TIME|wait   how long requests wait for a lost node before they fail
-  keepalive=TIME      silence after which a connection is given up
+  timeout=TIME|wait   how long requests wait for the node before they fail; counts at once
+  keepalive=TIME      silence after which a connection is given up, 1s to 1h; counts from the
+                      next connection on
 
-Settings of a mirror:
+Settings of a mirror that runs, and of any storage while a node of it is replaced:
   read-policy=POLICY  which copy serves a read: least-pending (that with the fewest requests),
                       local-first, nearest (for disks with heads), round-robin
   heal-min=SIZE       healing (copying to a copy that lacks data) is not slowed below that much
-                      a second; 0: no bound
-  heal-max=SIZE       healing is not faster than that; 0: no bound
+                      a second by other requests; 0: no bound [default: 4M]
+  heal-max=SIZE       healing is not faster than that; 0: no bound [default: 0]
+They count until the storage is stopped.
 
 Examples:
   dst set storage timeout=30s
@@ -90,6 +92,15 @@ Examples:
 /// The settings, within a sentence.
 const SETTINGS: &str = "there are timeout=TIME|wait, keepalive=TIME, read-policy=POLICY, \
                         heal-min=SIZE and heal-max=SIZE";
+
+/// The keys of all settings.
+const KEYS: [&str; 5] = [
+    "timeout",
+    "keepalive",
+    "read-policy",
+    "heal-min",
+    "heal-max",
+];
 
 /// One setting.
 enum Any {
@@ -106,7 +117,7 @@ fn setting(text: &str) -> Result<Any> {
     let storage = |setting| Any::Storage(setting);
     let read = match key {
         "timeout" => size::parse_timeout(value).map(|ms| node(Setting::TimeoutMs(ms))),
-        "keepalive" => size::parse_seconds(value).map(|s| node(Setting::KeepaliveS(s))),
+        "keepalive" => size::parse_keepalive(value).map(|s| node(Setting::KeepaliveS(s))),
         "read-policy" => info::parse_policy(value).map(|p| storage(StorageSetting::ReadPolicy(p))),
         "heal-min" => size::parse_rate(value).map(|rate| storage(StorageSetting::HealMin(rate))),
         "heal-max" => size::parse_rate(value).map(|rate| storage(StorageSetting::HealMax(rate))),
@@ -120,6 +131,11 @@ pub(super) fn settings(name: &str, what: &[String]) -> Result<Vec<Operation>> {
     let mut texts = what;
     let mut node = None;
     if let Some((first, rest)) = what.split_first() {
+        if KEYS.contains(&first.as_str()) {
+            return usage(format!(
+                "'{first}' has no value; write {first}=VALUE: {SETTINGS}"
+            ));
+        }
         if !first.contains('=') {
             let parsed = which(first)
                 .or_else(|error| usage(format!("invalid value '{first}' for '[NODE]': {error}")))?;
