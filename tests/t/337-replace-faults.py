@@ -15,6 +15,7 @@ import time
 
 sys.path.insert(0, os.environ["TESTS"])
 import nbdserver
+import rawnbd
 from lib import *
 from nbdserver import Server
 
@@ -23,7 +24,7 @@ SIZE = 8 * MIB
 # What is behind it on a node of that size are superblocks: two blocks less, whole MiB.
 DATA = 7 * MIB
 MAGIC = b"DSTSUPER"
-ONE, TWO, THREE = (f"nbd://127.0.0.1:1090{port}/{name}" for port, name in enumerate(("one", "two", "three"), 1))
+ONE, TWO, THREE = (f"nbd://127.0.0.1:1090{number}/{name}" for number, name in enumerate(("one", "two", "three"), 1))
 
 
 def content(seed):
@@ -74,9 +75,12 @@ def test_new_node_fails():
             new.arm(kind, nth)
             dst("replace", "lin", uri(old), uri(new))
             # It is told while the superblocks are written; that nothing is under way any more comes later.
-            while not (nodes("lin") == ["0", str(DATA // 512)] and node("lin", "type").endswith(uri(new))):
+            end = time.monotonic() + 60 * SLOW
+            while not (nodes("lin") == ["0", str(DATA // 512)] and node("lin", "type").endswith(f":{new.port}")):
                 disk.write(64 * KIB, content(number)[64 * KIB : 72 * KIB])
                 time.sleep(0.05)
+                if time.monotonic() > end:
+                    fail(f"{kind} {nth}: the new node does not get there: {dst('status', 'lin')}")
             for server in new, other:
                 if MAGIC not in server.memory[DATA:]:
                     fail(f"{kind} {nth}: a node has no superblocks")
@@ -127,57 +131,78 @@ class Tail:
         run("dmsetup", "suspend", "--noflush", "two")
         run("dmsetup", "resume", "two")
 
+    def remove(self):
+        wait_until(10, lambda: not subprocess.run(["dmsetup", "remove", "two"], check=False).returncode, "dmsetup remove")
 
-def health(name):
-    return storage(name, "health")
+
+def claim(port, uuid):
+    """A head of another machine claims the storage, and does nothing else."""
+    client = rawnbd.Client(port=port)
+    client.greet()
+    answer = client.negotiate(rawnbd.DST, client.fence(bytes.fromhex(uuid.replace("-", "")), b"x" * 16, 100))[-1][0]
+    if answer != rawnbd.ACK:
+        fail(f"the claim was answered by {answer}")
+    client.sock.close()
 
 
-def takeover(tail, copied, *members):
-    """While one is replaced by three another head starts with the `members`. `copied`: whether the switch has begun."""
+def takeover(tail, switching, members, refused):
+    """While THREE takes the place of ONE another head takes over; then these members are the storage, the others aren't.
+    `switching`: all is copied, and the superblocks that name the new node can't be written on TWO."""
     dst("create", "a", ONE, TWO, "--force", "--start-array")
+    uuid = storage("a", "uuid")
     disk = Direct("/dev/dst-a")
     disk.write(0, content(1))
-    if copied:
-        run("dmesg", "--clear")
+    run("dmesg", "--clear")
+    if switching:
         tail.set(False)
     dst("replace", "a", ONE, THREE, "--force")
-    if copied:
+    if switching:
         wait_until(30, lambda: "can't be written; it is tried again" in run("dmesg"), "superblocks can't be written")
     else:
         dst("set", "a", "heal-min=0", "heal-max=64K")
     disk.write(0, content(2))
     disk.flush()
-    if copied:
+    claim(10902, uuid)
+    wait_until(20, lambda: storage("a", "health") == "taken-over", "the older head says so")
+    if switching:
         tail.set(True)
-        # It may have been tried again by now, well; then the old node is none any more.
-        wait = lambda: len(nodes("a")) == 2
-        if members[0] == THREE:
-            wait_until(30, wait, "the switch")
-    try:
-        dst("assemble", "b", *members)
-    except AssertionError:
-        raise
-    wait_until(20, lambda: health("a") == "taken-over", "the older head says so")
     for act in lambda: disk.write(0, content(3)[: 4 * KIB]), disk.flush, lambda: disk.read(0, 4 * KIB):
-        try:
-            act()
-        except OSError as error:
-            assert error.errno == errno.EIO, error
-        else:
-            fail("a request of a fenced head was done")
+        Aside(act).over(20, "a request of a fenced head", errno.EIO)
     disk.close()
+    dst("assemble", "b", *members)
     with Direct("/dev/dst-b") as new:
         if new.read(0, DATA) != content(2):
             fail("what was acknowledged is not there")
         new.write(0, content(4))
-    start = time.monotonic()
-    delete("a", 30)
-    if time.monotonic() - start > 20 * SLOW:
-        fail("the older head takes long to end")
-    with Direct("/dev/dst-b") as new:
+        # The older head ends, in time, and says nothing to any node any more.
+        delete("a", 30)
         if new.read(0, DATA) != content(4):
             fail("something of the older head has landed")
     stop("b")
     dst("start", "b")
     delete("b")
-    return "well"
+    refuse("was removed from storage|there is no superblock|does not go on", "assemble", "b", *refused)
+    dst("assemble", "b", *reversed(members))
+    with Direct("/dev/dst-b") as new:
+        if new.read(0, DATA) != content(4):
+            fail("what was written is not there any more")
+    delete("b")
+
+
+def test_takeover():
+    """Another head takes over while data are copied, and amid the switch: then either node may be the one that counts."""
+    run("modprobe", "brd", "rd_nr=3", f"rd_size={SIZE // KIB}")
+    run("modprobe", "dm_mod")
+    tail = Tail()
+    tail.create()
+    for number, disk in (1, "/dev/ram0"), (2, "/dev/mapper/two"), (3, "/dev/ram2"):
+        dst("export", ("one", "two", "three")[number - 1], disk, "--listen", f"127.0.0.1:1090{number}")
+    takeover(tail, False, (ONE, TWO), (THREE, TWO))
+    takeover(tail, True, (ONE, TWO), (THREE, TWO))
+    takeover(tail, True, (THREE, TWO), (ONE, TWO))
+    dst("unexport", "--all")
+    tail.remove()
+
+
+load()
+main(test_new_node_fails, test_takeover)
