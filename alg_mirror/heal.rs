@@ -168,10 +168,14 @@ impl Heal {
         }
     }
 
-    /// A copy has left: it gets nothing more.
+    /// A copy has left: it gets nothing more, and what was read from it may be old. (It may have lost what it had not made
+    /// durable before it was asked.)
     pub(super) fn leave(&mut self, copy: u32) {
         for walk in self.walks.iter_mut().flatten() {
             walk.to &= !bit(copy);
+            if walk.active && walk.from == copy {
+                walk.to = 0;
+            }
         }
         for rewrite in &mut self.rewrites {
             if rewrite.is_some_and(|(of, _)| of == copy) {

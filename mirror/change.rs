@@ -95,6 +95,8 @@ impl Mirror {
             End::Wait => {
                 // It is on the copies that reads are served from.
                 slot.arrival = 0;
+                // It ends with this later, unless all goes well.
+                slot.errno.store(errno, Relaxed);
                 inner.hold(id, slot);
                 None
             }

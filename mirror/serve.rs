@@ -39,6 +39,7 @@ impl Engine {
             if let Some(mut slot) = slot {
                 let errno = slot.errno.load(Relaxed);
                 let part = slot.part.take();
+                drop(slot.flushed.take());
                 drop(slot);
                 if let Some(part) = part {
                     part.end(status(ok, errno));

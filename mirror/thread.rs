@@ -330,7 +330,19 @@ impl Steward {
             };
             let slot = engine.own(index, What::Look(part), sector, BLOCK as u32);
             engine.begin(slot, &copy);
+        } else if let Some(away) = self.away.get_mut(index as usize) {
+            // It was taken out; another one may get its number.
+            away.looking = false;
         }
+    }
+
+    /// Whether what a copy has answered counts: see [`Inner::believes`].
+    ///
+    /// [`Inner::believes`]: super::Inner::believes
+    fn believes(&self, copy: u32) -> bool {
+        let mut inner = self.engine.mirror.inner.lock();
+        let copy = inner.copy(copy);
+        copy.is_none_or(|copy| inner.believes(&copy))
     }
 
     /// Begins a job, if none is being done.
@@ -343,9 +355,11 @@ impl Steward {
             };
             match engine.job_in_memory(&job) {
                 None | Some(Answer::NoneOfMine) => {}
-                Some(Answer::Wait) => {
+                Some(Answer::Wait { told }) => {
                     self.asking = Some(job);
-                    self.events.tell();
+                    if !told {
+                        self.events.tell();
+                    }
                     return;
                 }
                 Some(Answer::Done(copies)) => {
@@ -483,7 +497,7 @@ impl Steward {
             What::Log | What::Superblock { .. } | What::Flush => self.did(slot, good),
             What::Look(part) => self.looked(slot, part),
             What::Zeroes { .. } => {}
-            What::HealRead { id, to } if good => self.heal_on(slot, id, to, 0),
+            What::HealRead { id, to } if good && self.believes(copy) => self.heal_on(slot, id, to, 0),
             What::HealRead { id, .. } => {
                 slot.clear();
                 drop(slot);
@@ -499,11 +513,7 @@ impl Steward {
 
     /// A copy has done its part of the job, or failed.
     fn did(&mut self, mut slot: OwnSlot, good: bool) {
-        let good = good && {
-            let mut inner = self.engine.mirror.inner.lock();
-            let copy = inner.copy(slot.copy);
-            copy.is_none_or(|copy| inner.believes(&copy))
-        };
+        let good = good && self.believes(slot.copy);
         let (copy, superblock) = (slot.copy, matches!(slot.what, What::Superblock { .. }));
         slot.clear();
         drop(slot);

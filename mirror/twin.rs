@@ -129,7 +129,10 @@ pub(super) enum Answer {
     /// It is none that concerns metadata.
     NoneOfMine,
     /// The storage is asked; it is to be tried again.
-    Wait,
+    Wait {
+        /// It was told that before: to tell it each time would have both wake each other without end.
+        told: bool,
+    },
     /// It is done on these copies.
     Done(Mask),
 }
@@ -354,8 +357,8 @@ impl Engine {
                     if refused {
                         return Some(Answer::Done(0));
                     }
-                    twin.state.xchg(TAKE_BACK, Full);
-                    return Some(Answer::Wait);
+                    let told = twin.state.xchg(TAKE_BACK, Full) == TAKE_BACK;
+                    return Some(Answer::Wait { told });
                 }
                 twin.state.xchg(NOTHING_WAITS, Full);
                 // If it can't be changed it is as it was: who belongs to the twin is known by the core, too.

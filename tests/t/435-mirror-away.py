@@ -9,6 +9,7 @@ import sys
 import threading
 
 sys.path.insert(0, os.environ["TESTS"])
+import nbdserver
 from lib import *
 
 SECTORS = 16 * 2048
@@ -250,5 +251,36 @@ def test_given_up():
     server.kill()
 
 
+def test_zeroes_that_nobody_wrote():
+    """One copy can't write zeroes by a command, and the other one fails to: they must not be taken for written."""
+    unable, failing = (nbdserver.Server(SECTORS * 512, port).start() for port in (12511, 12512))
+    direct = make("zero", "localhost:12511", "localhost:12512")
+    direct.write(AT, data())
+
+    def answers(server, error):
+        def act(connection, request):
+            wanted = request.command == nbdserver.ZEROES
+            return wanted and (connection.send(connection.answer(request, error)) or True)
+
+        server.on_request = act
+
+    answers(unable, 95)
+    answers(failing, EIO)
+    run("blkdiscard", "--zeroout", "--offset", AT, "--length", SIZE, "/dev/dst-zero")
+    if direct.read(AT, SIZE) != bytes(SIZE):
+        fail("zeroes were acknowledged that are not there")
+    if not storage("zero", "left"):
+        fail("the copy that failed has not left, so nothing was tried")
+    failing.on_request = None
+    wait_health("zero", "healthy")
+    for server in unable, failing:
+        if server.memory[AT : AT + SIZE] != bytes(SIZE):
+            fail("a copy lacks the zeroes")
+    direct.close()
+    delete("zero")
+    for server in unable, failing:
+        server.stop()
+
+
 load()
-main(test_cut, test_log, test_silent, test_last_of_two, test_given_up)
+main(test_cut, test_log, test_silent, test_last_of_two, test_given_up, test_zeroes_that_nobody_wrote)

@@ -2,110 +2,35 @@
 
 //! The mirror's core, step by step: what the simulation found once, as short as it can be told.
 
+mod small;
+
 use dst_core::alg_mirror::{
-    heal::Piece,
     jobs::{
         Job,
         States, //
     },
-    overlap::{
-        Extent,
-        Flight,
-        Waiter, //
-    },
+    overlap::Extent,
     regions::{
-        Block,
-        Region,
         ACTIVE,
         WRITTEN, //
     },
     write::{
         Begin,
-        End,
-        Slot, //
+        End, //
     },
-    Config,
-    Mask,
-    Mirror,
-    Parts,
-    HEAL_SLOTS, //
+    Mask, //
 };
 
-type Core = Mirror<Vec<Slot>, Vec<Flight>, Vec<Waiter>, Vec<Region>, Vec<Block>>;
-
-const REGION: u64 = 512;
-
-/// Four regions of two pieces each, in two blocks of the log.
-fn core(in_sync: Mask, healing: Mask, missing: Mask) -> Core {
-    let slots = 4 + HEAL_SLOTS as usize;
-    let parts = Parts {
-        slots: vec![Slot::default(); slots],
-        flights: vec![Flight::default(); slots],
-        waiters: vec![Waiter::default(); slots],
-        regions: vec![Region::default(); 4],
-        blocks: vec![Block::default(); 2],
-    };
-    let config = Config {
-        sectors: 4 * REGION,
-        region_shift: 9,
-        per_block: 2,
-        in_sync,
-        healing,
-        missing,
-        degraded: false,
-    };
-    Mirror::new(parts, &config)
-}
-
-/// Does all jobs that there are, on all copies.
-fn work(core: &mut Core) -> Vec<Job> {
-    let mut done = Vec::new();
-    while let Some(job) = core.next_job() {
-        done.push(job);
-        core.job_done(Mask::MAX);
-    }
-    done
-}
-
-fn running(in_sync: Mask, healing: Mask, missing: Mask) -> Core {
-    let mut core = core(in_sync, healing, missing);
-    core.begin(None, 0);
-    work(&mut core);
-    core
-}
-
-/// A write to one sector that goes.
-fn go(core: &mut Core, id: u32, sector: u64) -> Mask {
-    match core.request_begin(id, Extent::new(sector, 1)) {
-        Begin::Go(mask) => mask,
-        Begin::Wait => {
-            work(core);
-            let (ready, mask) = core.next_ready().expect("it may go");
-            assert_eq!(ready, id);
-            mask
-        }
-    }
-}
-
-fn write(core: &mut Core, id: u32, sector: u64) {
-    let mask = go(core, id, sector);
-    assert_eq!(core.request_end(id, mask), End::Ok);
-}
-
-/// Copies all that can be copied: a round may be under way that has passed some of it.
-fn heal(core: &mut Core) -> Vec<Piece> {
-    let mut pieces = Vec::new();
-    for _ in 0..2 {
-        core.tick();
-        core.heal_credit();
-        core.heal_credit();
-        while let Some(piece) = core.heal_next() {
-            core.heal_done(piece.id, true, piece.to);
-            pieces.push(piece);
-        }
-    }
-    pieces
-}
+use small::{
+    core,
+    go,
+    heal,
+    running,
+    work,
+    write,
+    Core,
+    REGION, //
+};
 
 fn superblocks(jobs: &[Job]) -> Vec<(Mask, Mask, Mask)> {
     let states = jobs.iter().filter_map(superblock);
@@ -170,65 +95,6 @@ fn what_a_copy_says_that_has_left_does_not_count() {
     assert_eq!(core.next_ended(), None);
     assert_eq!(superblocks(&work(&mut core)), [(0b011, 0, 0b100)]);
     assert_eq!(core.next_ended(), Some((0, true)));
-}
-
-/// Sectors that are copied in `credits` tenths of a second, at most `max` sectors a second.
-fn copied(max: u64, credits: u32) -> u64 {
-    let mut core = core(0b01, 0b10, 0);
-    for region in 0..4 {
-        core.load(region, WRITTEN | 0b10);
-    }
-    core.begin(None, 0);
-    work(&mut core);
-    core.set_pace(0, max);
-    let mut sectors = 0;
-    for _ in 0..credits {
-        core.heal_credit();
-        while let Some(piece) = core.heal_next() {
-            sectors += piece.extent.sectors();
-            core.heal_done(piece.id, true, piece.to);
-        }
-    }
-    sectors
-}
-
-#[test]
-fn the_maximum_holds_below_a_piece_for_each_credit() {
-    // A piece has up to 256 sectors; what the last one was too large is paid back.
-    for (max, credits) in [(10, 600), (100, 50), (1000, 10), (3000, 3)] {
-        let most = max * u64::from(credits) / 10;
-        let sectors = copied(max, credits);
-        assert!(
-            sectors < most + 256 && sectors + 256 > most,
-            "{sectors} sectors instead of {most} with {max} sectors a second"
-        );
-    }
-}
-
-#[test]
-fn a_failed_write_spoils_the_healing_of_its_region() {
-    let mut core = core(0b01, 0b10, 0);
-    core.load(0, WRITTEN | 0b10);
-    core.begin(None, 0);
-    work(&mut core);
-    core.heal_credit();
-    let first = core.heal_next().expect("a piece");
-    assert_eq!(first.extent, Extent::new(0, 256));
-    // It waits for the piece, and the second piece does not wait for it.
-    core.request_begin(0, Extent::new(7, 1));
-    core.heal_done(first.id, true, 0b10);
-    core.heal_credit();
-    core.heal_credit();
-    let second = core.heal_next().expect("a piece");
-    work(&mut core);
-    let (_, mask) = core.next_ready().expect("the write may go");
-    assert_eq!(mask, 0b11);
-    // The copy that stays could not write it, the other one did.
-    assert_eq!(core.request_end(0, 0b10), End::Error);
-    core.heal_done(second.id, true, 0b10);
-    assert_eq!(core.readable(Extent::new(7, 1)), 0b01);
-    let pieces = heal(&mut core);
-    assert_eq!(pieces.len(), 2, "it is healed again: {pieces:?}");
 }
 
 #[test]

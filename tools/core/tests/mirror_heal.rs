@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Healing by the mirror's core, step by step.
+
+mod small;
+
+use dst_core::alg_mirror::{
+    overlap::Extent,
+    regions::WRITTEN,
+    write::End, //
+};
+
+use small::{
+    core,
+    go,
+    heal,
+    work,
+    write,
+    REGION, //
+};
+
+/// Sectors that are copied in `credits` tenths of a second, at most `max` sectors a second.
+fn copied(max: u64, credits: u32) -> u64 {
+    let mut core = core(0b01, 0b10, 0);
+    for region in 0..4 {
+        core.load(region, WRITTEN | 0b10);
+    }
+    core.begin(None, 0);
+    work(&mut core);
+    core.set_pace(0, max);
+    let mut sectors = 0;
+    for _ in 0..credits {
+        core.heal_credit();
+        while let Some(piece) = core.heal_next() {
+            sectors += piece.extent.sectors();
+            core.heal_done(piece.id, true, piece.to);
+        }
+    }
+    sectors
+}
+
+#[test]
+fn the_maximum_holds_below_a_piece_for_each_credit() {
+    // A piece has up to 256 sectors; what the last one was too large is paid back.
+    for (max, credits) in [(10, 600), (100, 50), (1000, 10), (3000, 3)] {
+        let most = max * u64::from(credits) / 10;
+        let sectors = copied(max, credits);
+        assert!(
+            sectors < most + 256 && sectors + 256 > most,
+            "{sectors} sectors instead of {most} with {max} sectors a second"
+        );
+    }
+}
+
+#[test]
+fn a_failed_write_spoils_the_healing_of_its_region() {
+    let mut core = core(0b01, 0b10, 0);
+    core.load(0, WRITTEN | 0b10);
+    core.begin(None, 0);
+    work(&mut core);
+    core.heal_credit();
+    let first = core.heal_next().expect("a piece");
+    assert_eq!(first.extent, Extent::new(0, 256));
+    // It waits for the piece, and the second piece does not wait for it.
+    core.request_begin(0, Extent::new(7, 1));
+    core.heal_done(first.id, true, 0b10);
+    core.heal_credit();
+    core.heal_credit();
+    let second = core.heal_next().expect("a piece");
+    work(&mut core);
+    let (_, mask) = core.next_ready().expect("the write may go");
+    assert_eq!(mask, 0b11);
+    // The copy that stays could not write it, the other one did.
+    assert_eq!(core.request_end(0, 0b10), End::Error);
+    core.heal_done(second.id, true, 0b10);
+    assert_eq!(core.readable(Extent::new(7, 1)), 0b01);
+    let pieces = heal(&mut core);
+    assert_eq!(pieces.len(), 2, "it is healed again: {pieces:?}");
+}
+
+#[test]
+fn what_a_source_gives_that_has_left_does_not_count() {
+    let mut core = core(0b011, 0b100, 0);
+    core.load(0, WRITTEN | 0b100);
+    core.begin(None, 0);
+    work(&mut core);
+    core.tick();
+    core.heal_credit();
+    let piece = core.heal_next().expect("a region is stale");
+    assert_eq!((piece.from, piece.to), (0, 0b100));
+    // The server loses what was not flushed, is there again, and answers the read that is sent again.
+    assert!(core.leave(0));
+    core.heal_done(piece.id, true, 0b100);
+    work(&mut core);
+    assert_ne!(core.stale_sectors(2), 0, "old data have come from a copy that has left");
+    let from: Vec<_> = heal(&mut core).iter().map(|piece| piece.from).collect();
+    assert_eq!(from, [1, 1]);
+    core.tick();
+    work(&mut core);
+    assert_eq!(core.stale_sectors(2), 0);
+}
