@@ -84,7 +84,9 @@ impl Counters {
     /// Requests that have ended, well or not.
     pub(crate) fn ended(&self) -> u64 {
         let requests = self.requests();
-        requests.iter().fold(self.errors(), |sum, kind| sum.wrapping_add(*kind))
+        requests
+            .iter()
+            .fold(self.errors(), |sum, kind| sum.wrapping_add(*kind))
     }
 
     /// Requests that failed.

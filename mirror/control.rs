@@ -359,7 +359,9 @@ impl Engine {
             return Ok(());
         };
         let pending = || self.mirror.pending(index);
-        if time::wait(DRAIN_MS, || pending() == 0 || copy.node.ended() != Some(before)) {
+        if time::wait(DRAIN_MS, || {
+            pending() == 0 || copy.node.ended() != Some(before)
+        }) {
             return Ok(());
         }
         fail!(

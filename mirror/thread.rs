@@ -497,7 +497,9 @@ impl Steward {
             What::Log | What::Superblock { .. } | What::Flush => self.did(slot, good),
             What::Look(part) => self.looked(slot, part),
             What::Zeroes { .. } => {}
-            What::HealRead { id, to } if good && self.believes(copy) => self.heal_on(slot, id, to, 0),
+            What::HealRead { id, to } if good && self.believes(copy) => {
+                self.heal_on(slot, id, to, 0)
+            }
             What::HealRead { id, .. } => {
                 slot.clear();
                 drop(slot);

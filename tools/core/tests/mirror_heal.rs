@@ -12,11 +12,8 @@ use dst_core::alg_mirror::{
 
 use small::{
     core,
-    go,
     heal,
-    work,
-    write,
-    REGION, //
+    work, //
 };
 
 /// Sectors that are copied in `credits` tenths of a second, at most `max` sectors a second.
@@ -92,7 +89,11 @@ fn what_a_source_gives_that_has_left_does_not_count() {
     assert!(core.leave(0));
     core.heal_done(piece.id, true, 0b100);
     work(&mut core);
-    assert_ne!(core.stale_sectors(2), 0, "old data have come from a copy that has left");
+    assert_ne!(
+        core.stale_sectors(2),
+        0,
+        "old data have come from a copy that has left"
+    );
     let from: Vec<_> = heal(&mut core).iter().map(|piece| piece.from).collect();
     assert_eq!(from, [1, 1]);
     core.tick();
