@@ -67,6 +67,7 @@ use crate::{
     alg_mirror::{
         self,
         bit,
+        each,
         overlap::Extent,
         regions,
         write::Slot as CoreSlot,
@@ -209,6 +210,22 @@ impl Inner {
         }
         let attached = self.core.attached() & bit(copy.index) != 0;
         attached && !self.core.leave(copy.index)
+    }
+
+    /// Those of a mask that are believed.
+    fn believed(&mut self, mask: Mask) -> Mask {
+        let mut believed = mask;
+        for index in each(mask) {
+            let copy = self.copies.get(index as usize).and_then(Option::as_ref);
+            if copy.is_some_and(|copy| !copy.was_lost()) {
+                continue;
+            }
+            let copy = copy.cloned();
+            if !copy.is_some_and(|copy| self.believes(&copy)) {
+                believed &= !bit(index);
+            }
+        }
+        believed
     }
 
     /// The copies of a mask.

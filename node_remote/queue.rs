@@ -113,6 +113,15 @@ impl Queue {
         }
         slot.order = self.next_order;
         self.next_order += 1;
+        self.push_again(slot)
+    }
+
+    /// Puts a piece that was taken before at the end, with the order it has; gives it back if the queue refuses it.
+    #[must_use]
+    pub(super) fn push_again(&mut self, slot: RemoteSlot) -> Option<RemoteSlot> {
+        if self.mode == Mode::Failing {
+            return Some(slot);
+        }
         let place = self.place(self.len);
         self.put(place, slot)
     }
@@ -188,6 +197,21 @@ impl Queue {
     pub(super) fn take_held(&mut self, wanted: impl Fn(&RemoteSlot) -> bool) -> Option<RemoteSlot> {
         let at = self.aside.held.iter().rposition(wanted)?;
         self.aside.held.remove(at).ok()
+    }
+
+    /// Takes a piece whose flush was not sent: it is older than those before it.
+    pub(super) fn take_flushing(&mut self) -> Option<RemoteSlot> {
+        let at = (0..self.len).find(|ahead| {
+            let slot = self.ring.get(self.place(*ahead));
+            slot.and_then(Option::as_ref)
+                .is_some_and(|slot| slot.flushing)
+        })?;
+        // Those before it move up.
+        for ahead in (0..at).rev() {
+            let (from, to) = (self.place(ahead), self.place(ahead + 1));
+            self.ring.swap(from, to);
+        }
+        self.take_first()
     }
 
     /// Pieces that are held now, and that were so far.
