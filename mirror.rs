@@ -29,7 +29,7 @@
 //! # Locks
 //!
 //! `inner` (spin, interrupts off) is innermost, and never held across a call out. `meta` (mutex) is the thread's, and
-//! that of who changes the table of copies. Neither is held when a bio is sent or ended.
+//! that of who changes the table of copies; allocations under it start no I/O, which may need a log written. Neither is held when a bio is sent or ended.
 
 mod change;
 mod control;
@@ -57,7 +57,6 @@ use kernel::{
             Relaxed, //
         },
         Arc,
-        Mutex,
         SetOnce,
         SpinLockIrq, //
     },
@@ -84,6 +83,7 @@ use crate::{
             Status, //
         },
         lower::LowerBio,
+        mem::NoIoMutex,
         pool::{
             Pool,
             Slot,
@@ -281,7 +281,7 @@ pub(crate) struct Mirror {
     #[pin]
     bell: Timer<Bell>,
     #[pin]
-    meta: Mutex<KBox<Meta>>,
+    meta: NoIoMutex<KBox<Meta>>,
     /// Requests of our own that have ended.
     owns: Stack<Arc<Mirror>, Own>,
     /// Reads that failed on a copy.
@@ -335,7 +335,7 @@ impl Mirror {
                     parker: Parker::new(),
                     rung: Atomic::new(0),
                 }),
-                meta <- new_mutex!(meta, "dst::mirror::meta"),
+                meta <- NoIoMutex::new(new_mutex!(meta, "dst::mirror::meta")),
                 owns: Stack::new(),
                 failed: Stack::new(),
                 stalled: Stack::new(),
