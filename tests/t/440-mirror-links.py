@@ -157,6 +157,8 @@ def test_thread_sleeps():
         for aside in asides:
             aside.over(30, "a write")
         end()
+        # The attempt that is under way need not be waited for.
+        site.reset()
         wait_health("full", "healthy")
     oracle("equal", DATA, "/dev/ram0", site.disk)
     delete("full", 30)
