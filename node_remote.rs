@@ -423,10 +423,7 @@ fn complete(remote: &Remote, mut slot: RemoteSlot, error: Option<NbdError>) {
         slot.resent = false;
         // A second answer to the write is none to the flush.
         slot.renew();
-        let refused = remote.queue.lock().push_again(slot);
-        if let Some(slot) = refused {
-            finish(slot, Status::IOERR);
-        }
+        enqueue(remote, slot);
         return;
     }
     let status = match error {

@@ -105,22 +105,16 @@ impl Queue {
         self.mode = mode;
     }
 
-    /// Puts a new piece at the end; gives it back if the queue refuses it.
+    /// Puts a new piece, or one that was answered and needs a flush, at the end; gives it back if the queue refuses it.
     #[must_use]
     pub(super) fn push(&mut self, mut slot: RemoteSlot) -> Option<RemoteSlot> {
         if self.mode == Mode::Failing {
             return Some(slot);
         }
-        slot.order = self.next_order;
-        self.next_order += 1;
-        self.push_again(slot)
-    }
-
-    /// Puts a piece that was taken before at the end, with the order it has; gives it back if the queue refuses it.
-    #[must_use]
-    pub(super) fn push_again(&mut self, slot: RemoteSlot) -> Option<RemoteSlot> {
-        if self.mode == Mode::Failing {
-            return Some(slot);
+        if !slot.flushing {
+            // Else it keeps its own: it may have to be sent itself again.
+            slot.order = self.next_order;
+            self.next_order += 1;
         }
         let place = self.place(self.len);
         self.put(place, slot)
