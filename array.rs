@@ -165,14 +165,6 @@ impl Node {
         }
     }
 
-    /// Whether it could not say that in time. Says so once.
-    pub(crate) fn was_not_asked(&self) -> bool {
-        match self {
-            Self::Local(_) => false,
-            Self::Remote(node) => node.ctx().was_not_asked(),
-        }
-    }
-
     /// How often a server was lost.
     #[inline]
     pub(crate) fn losses(&self) -> u64 {

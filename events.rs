@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Telling user space of changes: uevents, sent from a worker, since sending one allocates and sleeps.
+//!
+//! The worker is also who lets copies leave whose server is lost. Memory reclaim may wait for that (swap on a mirror), so
+//! allocations here start no I/O.
 
 use kernel::{
     impl_has_work, new_mutex, new_work,
@@ -20,7 +23,10 @@ use kernel::{
 };
 
 use crate::{
-    kern::work,
+    kern::{
+        mem::NoIoScope,
+        work, //
+    },
     member::News,
     node_remote::state_name,
     storage::Storage,
@@ -107,6 +113,7 @@ impl WorkItem<FINISH> for Events {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
+        let _no_io = NoIoScope::new();
         let storage = this.storage.lock().clone();
         if storage.is_some_and(|storage| storage.finish_replacement()) {
             // Nothing will tell when it is worth another look.
@@ -120,6 +127,7 @@ impl WorkItem for Events {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
+        let _no_io = NoIoScope::new();
         let storage = this.storage.lock().clone();
         if let Some(storage) = storage {
             let engine = storage.engine();

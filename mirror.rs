@@ -29,7 +29,7 @@
 //! # Locks
 //!
 //! `inner` (spin, interrupts off) is innermost, and never held across a call out. `meta` (mutex) is the thread's, and
-//! that of who changes the table of copies. Neither is held when a bio is sent or ended.
+//! that of who changes the table of copies; allocations under it start no I/O, which may need a log written. Neither is held when a bio is sent or ended.
 
 mod change;
 mod control;
@@ -57,7 +57,6 @@ use kernel::{
             Relaxed, //
         },
         Arc,
-        Mutex,
         SetOnce,
         SpinLockIrq, //
     },
@@ -67,6 +66,7 @@ use crate::{
     alg_mirror::{
         self,
         bit,
+        each,
         overlap::Extent,
         regions,
         write::Slot as CoreSlot,
@@ -83,6 +83,7 @@ use crate::{
             Status, //
         },
         lower::LowerBio,
+        mem::NoIoMutex,
         pool::{
             Pool,
             Slot,
@@ -211,6 +212,22 @@ impl Inner {
         attached && !self.core.leave(copy.index)
     }
 
+    /// Those of a mask that are believed.
+    fn believed(&mut self, mask: Mask) -> Mask {
+        let mut believed = mask;
+        for index in each(mask) {
+            let copy = self.copies.get(index as usize).and_then(Option::as_ref);
+            if copy.is_some_and(|copy| !copy.was_lost()) {
+                continue;
+            }
+            let copy = copy.cloned();
+            if !copy.is_some_and(|copy| self.believes(&copy)) {
+                believed &= !bit(index);
+            }
+        }
+        believed
+    }
+
     /// The copies of a mask.
     fn targets(&self, mask: Mask) -> Targets {
         Targets(core::array::from_fn(|index| {
@@ -264,7 +281,7 @@ pub(crate) struct Mirror {
     #[pin]
     bell: Timer<Bell>,
     #[pin]
-    meta: Mutex<KBox<Meta>>,
+    meta: NoIoMutex<KBox<Meta>>,
     /// Requests of our own that have ended.
     owns: Stack<Arc<Mirror>, Own>,
     /// Reads that failed on a copy.
@@ -318,7 +335,7 @@ impl Mirror {
                     parker: Parker::new(),
                     rung: Atomic::new(0),
                 }),
-                meta <- new_mutex!(meta, "dst::mirror::meta"),
+                meta <- NoIoMutex::new(new_mutex!(meta, "dst::mirror::meta")),
                 owns: Stack::new(),
                 failed: Stack::new(),
                 stalled: Stack::new(),

@@ -121,7 +121,7 @@ pub(crate) type RemoteSlot = Slot<Remote, RemotePiece>;
 pub(crate) struct RemotePiece {
     /// The share of the bio from above; `None` only while the piece is free.
     part: Option<BioPart>,
-    /// What to ask for. A write that needs a flush behind it turns into a flush when it is answered.
+    /// What to ask for.
     command: Command,
     /// `CMD_FLAG_*`.
     flags: u16,
@@ -135,6 +135,10 @@ pub(crate) struct RemotePiece {
     resent: bool,
     /// It was held for late writes.
     held: bool,
+    /// It was answered, and needs a flush behind it, which is what is asked for now. If the connection is lost before
+    /// that is answered, it is asked for itself again: the server may have lost its power, and with that what it had not
+    /// made durable.
+    flushing: bool,
     /// What of the reply has arrived.
     pending: Pending,
 }
@@ -150,13 +154,23 @@ impl RemotePiece {
             order: 0,
             resent: false,
             held: false,
+            flushing: false,
             pending: Pending::other(),
         }
     }
 
-    /// What it changes, in sectors of the export.
+    /// What it asks the server for: command, flags, offset and length.
+    fn asks(&self) -> (Command, u16, u64, u32) {
+        if self.flushing {
+            return (Command::Flush, 0, 0, 0);
+        }
+        (self.command, self.flags, self.offset, self.length)
+    }
+
+    /// What it changes, in sectors of the export. The server is done with that of which it is asked for the flush.
     fn changes(&self) -> Option<Extent> {
         match self.command {
+            _ if self.flushing => None,
             Command::Write | Command::Trim | Command::WriteZeroes => Some(Extent::new(
                 self.offset >> SECTOR_SHIFT,
                 u64::from(self.length) >> SECTOR_SHIFT,
@@ -168,7 +182,7 @@ impl RemotePiece {
     /// Bytes of data that follow the request's header.
     fn payload(&self) -> u32 {
         match self.command {
-            Command::Write => self.length,
+            Command::Write if !self.flushing => self.length,
             _ => 0,
         }
     }
@@ -353,6 +367,7 @@ fn start(node: &Arc<RemoteNode>, part: BioPart, command: Command, flags: u16, of
     slot.length = length;
     slot.resent = false;
     slot.held = false;
+    slot.flushing = false;
     trace::piece_start(remote.config.id, slot.cookie(), &part);
     slot.part = Some(part);
     if let Some(started) = remote.started.get(slot.index() as usize) {
@@ -397,16 +412,17 @@ fn push(node: &RemoteNode) {
 /// The reply to a piece is there.
 fn complete(remote: &Remote, mut slot: RemoteSlot, error: Option<NbdError>) {
     let flush_after = error.is_none()
+        && !slot.flushing
         && slot.command != Command::Flush
         && slot.flags & proto::CMD_FLAG_FUA == 0
         && slot.part.as_ref().is_some_and(|part| part.fua())
         && remote.has(proto::FLAG_SEND_FLUSH);
     if flush_after {
         // FUA for a server that has none: the write is durable when a flush behind it is.
-        slot.command = Command::Flush;
-        slot.flags = 0;
-        slot.offset = 0;
-        slot.length = 0;
+        slot.flushing = true;
+        slot.resent = false;
+        // A second answer to the write is none to the flush.
+        slot.renew();
         enqueue(remote, slot);
         return;
     }

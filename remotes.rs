@@ -5,16 +5,16 @@
 use kernel::{
     new_mutex,
     prelude::*,
-    sync::{
-        Arc,
-        Mutex, //
-    },
+    sync::Arc,
     time::Jiffies, //
 };
 
 use crate::{
     events::Events,
-    kern::time,
+    kern::{
+        mem::NoIoMutex,
+        time, //
+    },
     net_state::{
         Net,
         Service,
@@ -30,7 +30,7 @@ use crate::{
 #[pin_data]
 pub(crate) struct Remotes {
     #[pin]
-    nodes: Mutex<KVec<Option<Arc<RemoteNode>>>>,
+    nodes: NoIoMutex<KVec<Option<Arc<RemoteNode>>>>,
     events: Arc<Events>,
 }
 
@@ -39,7 +39,7 @@ impl Remotes {
     pub(crate) fn new(events: Arc<Events>) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
-                nodes <- new_mutex!(KVec::new(), "dst::remotes::nodes"),
+                nodes <- NoIoMutex::new(new_mutex!(KVec::new(), "dst::remotes::nodes")),
                 events,
             }),
             GFP_KERNEL,

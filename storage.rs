@@ -7,7 +7,8 @@
 //! `life` (mutex) is held over whatever changes the storage's shape, however long that takes: it may wait
 //! for a server. `inner` (mutex, inside `life`) is held only to look or to exchange: what shows the state,
 //! ends a waiting or changes a timeout takes `inner` alone and never waits for `life`. Nothing is dropped
-//! under `inner` that waits for a reader of sysfs.
+//! under `inner` that waits for a reader of sysfs. Allocations under `inner` start no I/O: that may wait until a copy has
+//! left its mirror, for which `inner` is needed.
 
 mod copies;
 mod join;
@@ -49,6 +50,7 @@ use crate::{
             Disk,
             Limits, //
         },
+        mem::NoIoMutex,
         module::ModuleRef,
         sysfs::{
             Device,
@@ -99,7 +101,7 @@ pub(crate) struct Storage {
     #[pin]
     life: Mutex<Life>,
     #[pin]
-    inner: Mutex<Inner>,
+    inner: NoIoMutex<Inner>,
 }
 
 /// What serves the disk, its sectors and limits; and the superblocks, of what is no mirror and has some.
@@ -204,7 +206,7 @@ impl Storage {
                     },
                     "dst::storage::life"
                 ),
-                inner <- new_mutex!(
+                inner <- NoIoMutex::new(new_mutex!(
                     Inner {
                         members: KVec::new(),
                         directories: KVec::new(),
@@ -216,7 +218,7 @@ impl Storage {
                         limits: Limits::default(),
                     },
                     "dst::storage::inner"
-                ),
+                )),
             }),
             GFP_KERNEL,
         )?;

@@ -4,7 +4,10 @@
 //!
 //! Context: starting and dropping a [`KThread`] sleeps; [`Parker::unpark`] goes anywhere, hard interrupts included.
 
-use super::c;
+use super::{
+    c,
+    mem::NoIoScope, //
+};
 use kernel::{
     fmt,
     prelude::*,
@@ -21,7 +24,8 @@ use kernel::{
     types::NotThreadSafe, //
 };
 
-/// A kernel thread, running from its creation on. Dropping it asks it to stop, and waits until it did.
+/// A kernel thread, running from its creation on. Dropping it asks it to stop, and waits until it did. Its allocations start
+/// no I/O.
 ///
 /// # Invariants
 ///
@@ -82,6 +86,8 @@ impl KThread {
     unsafe extern "C" fn main(body: *mut c_void) -> c_int {
         // SAFETY: By the safety requirements of this function.
         let body = unsafe { &*body.cast_const().cast::<Body>() };
+        // All of them end what memory reclaim may wait for.
+        let _no_io = NoIoScope::new();
         // INVARIANT: This is a kernel thread that was made by kthread_create.
         body(&Running(NotThreadSafe));
         0

@@ -12,8 +12,6 @@ use kernel::{
 
 use crate::{
     alg_mirror::{
-        bit,
-        each,
         overlap::Extent,
         write::{
             Begin,
@@ -62,6 +60,8 @@ impl Mirror {
         let (mut ok, unable) = (result as Mask, (result >> UNABLE_SHIFT) as Mask);
         let mut errno = slot.errno.load(Relaxed);
         let op = slot.part.as_ref().map(BioPart::op);
+        // With FUA too what a copy says counts only if its server was not lost meanwhile.
+        let durable = op == Some(Op::Flush) || slot.part.as_ref().is_some_and(BioPart::fua);
         if unable != 0 && op == Some(Op::WriteZeroes) {
             mirror.no_zeroes.store(true, Relaxed);
             if ok != 0 {
@@ -82,13 +82,8 @@ impl Mirror {
             errno = 0;
         }
         let mut inner = mirror.inner.lock();
-        if op == Some(Op::Flush) {
-            for index in each(ok) {
-                let copy = inner.copy(index);
-                if !copy.is_some_and(|copy| inner.believes(&copy)) {
-                    ok &= !bit(index);
-                }
-            }
+        if durable {
+            ok &= inner.believed(ok);
         }
         let shown = inner.shown.forget(id);
         let done = match inner.core.request_end(id, ok) {

@@ -48,19 +48,15 @@ impl Engine {
         }
     }
 
-    /// Looks again, if the server of a copy was lost, and could not be asked why, or if the last copy is away.
+    /// Looks again, if a copy could leave, or if the last one is away. Who does it when told so may be kept from it: by
+    /// somebody who waits for memory, for which a request of ours may have to end first.
     pub(super) fn look_again(&self) {
         let inner = self.mirror.inner.lock();
         let targets = inner.targets(inner.core.attached());
         let away = inner.core.away();
         drop(inner);
-        // Each of them says so once.
-        let late = targets
-            .0
-            .iter()
-            .flatten()
-            .filter(|copy| copy.node.was_not_asked());
-        if late.count() != 0 || away != 0 {
+        let mut copies = targets.0.iter().flatten();
+        if away != 0 || copies.any(|copy| copy.node.is_lost() || copy.node.is_slow()) {
             self.look_at_nodes();
         }
     }

@@ -4,9 +4,11 @@
 
 use kernel::{
     prelude::*,
+    sync::atomic::Relaxed,
     time::{
         delay::fsleep,
-        Delta, //
+        Delta,
+        Jiffies, //
     },
 };
 
@@ -49,14 +51,17 @@ impl Remote {
         shown.asking && !time::reached(time::in_ms(shown.since, ASK_MS), time::now())
     }
 
-    /// Whether it was not asked in time: then the node counts as lost alone. Says so once.
-    pub(crate) fn was_not_asked(&self) -> bool {
+    /// Tells, as a change of what is shown, if it was not asked in time: then the node counts as lost alone. Gives until
+    /// when there is time yet.
+    pub(super) fn end_asking(&self, now: Jiffies) -> Option<Jiffies> {
         let mut shown = self.shown.lock();
-        let late = shown.asking && time::reached(time::in_ms(shown.since, ASK_MS), time::now());
-        if late {
-            shown.asking = false;
+        let end = Some(time::in_ms(shown.since, ASK_MS)).filter(|_| shown.asking)?;
+        if !time::reached(end, now) {
+            return Some(end);
         }
-        late
+        shown.asking = false;
+        self.news.store(true, Relaxed);
+        None
     }
 
     /// Fails all requests: another head has taken over the storage.

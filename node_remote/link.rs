@@ -583,6 +583,8 @@ pub(crate) fn tick(node: &Arc<RemoteNode>, now: Jiffies) -> Option<Jiffies> {
     }
     let expiry = link.expire(node, now);
     let expiry = time::earliest(link.quiet_end(), expiry);
+    // Told from here: who else would look may sleep until what waits for the server has failed.
+    let expiry = time::earliest(node.ctx().end_asking(now), expiry);
     time::earliest(link.deadline(time::now()), expiry)
 }
 

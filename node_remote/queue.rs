@@ -105,14 +105,17 @@ impl Queue {
         self.mode = mode;
     }
 
-    /// Puts a new piece at the end; gives it back if the queue refuses it.
+    /// Puts a new piece, or one that was answered and needs a flush, at the end; gives it back if the queue refuses it.
     #[must_use]
     pub(super) fn push(&mut self, mut slot: RemoteSlot) -> Option<RemoteSlot> {
         if self.mode == Mode::Failing {
             return Some(slot);
         }
-        slot.order = self.next_order;
-        self.next_order += 1;
+        if !slot.flushing {
+            // Else it keeps its own: it may have to be sent itself again.
+            slot.order = self.next_order;
+            self.next_order += 1;
+        }
         let place = self.place(self.len);
         self.put(place, slot)
     }
@@ -188,6 +191,21 @@ impl Queue {
     pub(super) fn take_held(&mut self, wanted: impl Fn(&RemoteSlot) -> bool) -> Option<RemoteSlot> {
         let at = self.aside.held.iter().rposition(wanted)?;
         self.aside.held.remove(at).ok()
+    }
+
+    /// Takes a piece whose flush was not sent: it is older than those before it.
+    pub(super) fn take_flushing(&mut self) -> Option<RemoteSlot> {
+        let at = (0..self.len).find(|ahead| {
+            let slot = self.ring.get(self.place(*ahead));
+            slot.and_then(Option::as_ref)
+                .is_some_and(|slot| slot.flushing)
+        })?;
+        // Those before it move up.
+        for ahead in (0..at).rev() {
+            let (from, to) = (self.place(ahead), self.place(ahead + 1));
+            self.ring.swap(from, to);
+        }
+        self.take_first()
     }
 
     /// Pieces that are held now, and that were so far.

@@ -198,19 +198,14 @@ impl Sender {
             let Some(mut slot) = remote.queue.lock().pop() else {
                 break;
             };
-            slot.pending = match slot.command {
-                Command::Read => Pending::read(slot.offset, slot.length, up.structured),
+            let (command, flags, offset, length) = slot.asks();
+            slot.pending = match command {
+                Command::Read => Pending::read(offset, length, up.structured),
                 _ => Pending::other(),
             };
             // Reads may be answered in pieces: nbd-server takes the flag against that for a wish to be answered as by an
             // older server, which nobody understands who has agreed to structured replies.
-            let header = RequestHeader::new(
-                slot.command,
-                slot.flags,
-                slot.cookie(),
-                slot.offset,
-                slot.length,
-            );
+            let header = RequestHeader::new(command, flags, slot.cookie(), offset, length);
             let end = self.filled + REQUEST_LEN;
             if let Some(room) = self.headers.get_mut(self.filled..end) {
                 room.copy_from_slice(&header.encode());

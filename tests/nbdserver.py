@@ -226,6 +226,10 @@ class Server:
                 return
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self.lock:
+                if self.socket is not listener:
+                    # It came in the moment of the end, which has missed it.
+                    sock.close()
+                    return
                 self.count += 1
                 connection = Connection(self, sock, self.count)
                 self.connections.append(connection)

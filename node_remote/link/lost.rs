@@ -84,6 +84,14 @@ impl Link {
             from = slot.index() + 1;
             self.take_back(Some(slot));
         }
+        // Of these the flush was not sent. It would not do without the write.
+        loop {
+            let slot = remote.queue.lock().take_flushing();
+            if slot.is_none() {
+                break;
+            }
+            self.take_back(slot);
+        }
         for slot in self.back.iter_mut() {
             slot.resent = true;
             // A reply from the old connection must not answer it.
@@ -91,6 +99,8 @@ impl Link {
             if let Some(extent) = slot.changes() {
                 remote.queue.lock().note_late(extent, fenced);
             }
+            // It was answered, so it is not late. It is no longer certain to be there.
+            slot.flushing = false;
         }
         // These were not sent.
         self.take_held_back(remote);

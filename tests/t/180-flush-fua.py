@@ -270,6 +270,115 @@ def test_flush_of_a_lost_node():
     end("l", servers)
 
 
+def holds(server, offset, data):
+    """It has that, also if its power fails now."""
+    place = slice(offset, offset + len(data))
+    if server.memory[place] != data or server.stable[place] != data:
+        fail(f"a write with FUA was acknowledged, and what it wrote to {offset} is not there")
+
+
+def test_power_fails_before_the_flush():
+    """FUA by a flush, and the server loses its power between the two: that it flushes later does not bring back the write."""
+    (server,) = make("cut", [MIB], [nbd.ALL_FLAGS & ~nbd.SEND_FUA], Volatile)
+    with Direct("/dev/dst-cut", os.O_DSYNC) as disk:
+        # The flush is under way.
+        data, since, resent = os.urandom(8192), len(server.log), node("cut", "resent")
+        server.on_request = lambda c, r: r.command == nbd.FLUSH
+        write = Aside(disk.write, 65536, data)
+        wait_until(10, lambda: commands(server, since) == [nbd.WRITE, nbd.FLUSH], "the flush behind the write")
+        server.cut()
+        server.on_request = None
+        server.drop()
+        write.over(30, "the write")
+        holds(server, 65536, data)
+        if node("cut", "resent") != resent + 1:
+            fail(f"{node('cut', 'resent') - resent} requests were sent again, not the write alone")
+    end("cut", [server])
+
+
+def test_power_fails_before_the_flush_is_sent():
+    """The same while the flush waits behind what the server does not read; then the write goes first, as it is the oldest."""
+    global port
+    port += 1
+    server = Volatile(32 * MIB, port, nbd.ALL_FLAGS & ~nbd.SEND_FUA)
+    server.receive_buffer = 64 << 10
+    server.start()
+    dst("create", "--no-metadata", "full", f"localhost:{port}", "--start-array")
+    run("udevadm", "settle")
+    with Direct("/dev/dst-full", os.O_DSYNC) as disk, Direct("/dev/dst-full") as plain:
+        answer, gone, since = threading.Event(), threading.Event(), len(server.log)
+
+        def once(connection, request):
+            if request.command != nbd.WRITE:
+                return False
+            error, _ = server.apply(request)
+            answer.wait()
+            connection.send(connection.answer(request, error))
+            gone.wait()
+            return True
+
+        server.on_request = once
+        data = os.urandom(4096)
+        write = Aside(disk.write, 4096, data)
+        wait_until(10, lambda: commands(server, since) == [nbd.WRITE], "the write arrives")
+        # More than all buffers take.
+        others = [Aside(plain.write, i * MIB, bytes([i]) * MIB) for i in range(1, 17)]
+        wait_until(20, lambda: node("full", "in_flight") >= 1 + len(others), "the others wait")
+        answer.set()
+        # If the answer takes longer it is lost, and all is as usual.
+        time.sleep(0.5)
+        server.on_request = None
+        since = len(server.log)
+        server.cut()
+        server.drop()
+        gone.set()
+        write.over(60, "the write")
+        for other in others:
+            other.over(60, "a write behind it")
+        holds(server, 4096, data)
+        first = server.log[since]
+        if (first.command, first.offset) != (nbd.WRITE, 4096):
+            fail(f"what was sent again began with {first}, which is newer than the write")
+    end("full", [server])
+
+
+def test_power_fails_before_the_flush_of_a_mirror():
+    """The same of all copies at once, of which one is the last in sync."""
+    global port
+    servers = []
+    for _ in range(2):
+        port += 1
+        servers.append(Volatile(24 * MIB, port, nbd.ALL_FLAGS & ~nbd.SEND_FUA).start())
+    dst("create", "m", "--alg", "alg_mirror", *[f"localhost:{s.port}" for s in servers], "--start-array")
+    wait_health("m", "healthy")
+    run("udevadm", "settle")
+    with Direct("/dev/dst-m", os.O_DSYNC) as disk:
+        # The log knows the region.
+        disk.write(0, os.urandom(4096))
+        data, since = os.urandom(8192), marks(servers)
+        for server in servers:
+            server.on_request = lambda c, r: r.command == nbd.FLUSH
+        write = Aside(disk.write, 16384, data)
+
+        def answered(server, since):
+            places = [r.offset if r.command == nbd.WRITE else None for r in server.log[since:] if r.command != nbd.READ]
+            return 16384 in places and None in places[places.index(16384) :]
+
+        wait_until(20, lambda: all(map(answered, servers, since)), "the flushes behind the writes")
+        for server in servers:
+            server.cut()
+            server.on_request = None
+        for server in servers:
+            server.drop()
+        write.over(60, "the write")
+        if disk.read(16384, 8192) != data:
+            fail("a write with FUA was acknowledged, and is lost")
+        wait_health("m", "healthy")
+        for server in servers:
+            holds(server, 16384, data)
+    end("m", servers)
+
+
 def test_filesystems():
     """What was synced survives that every server loses all that it had not flushed; flushes come before data."""
     for type in "ext4", "xfs":
@@ -383,6 +492,9 @@ main(
     test_flush_errors,
     test_no_flush,
     test_flush_of_a_lost_node,
+    test_power_fails_before_the_flush,
+    test_power_fails_before_the_flush_is_sent,
+    test_power_fails_before_the_flush_of_a_mirror,
     test_flush_before_data,
     test_filesystems,
 )

@@ -129,4 +129,41 @@ def test_links():
         run("ip", "netns", "del", site.name)
 
 
-main(test_links)
+def test_thread_sleeps():
+    """The connection is lost when all requests that a copy can have are taken, so the mirror's thread waits for one, and the
+    server can't be asked for the reason. The copy leaves in time all the same, not when the attempt to ask is given up."""
+    blank("/dev/ram0")
+    site, depth = Site(1), 4
+    dst("create", "full", "--alg", "alg_mirror", "/dev/ram0", f"{site.address}/{site.name}", "--depth", depth, "--start-array")
+    wait_health("full", "healthy")
+    run("udevadm", "settle")
+    local, remote = copy_of("full", "/dev/ram0"), copy_of("full", site.address)
+    written = lambda: counters("full", "requests", local)["write"]
+    with Direct("/dev/dst-full") as disk:
+        # The log knows this region, and not the other one.
+        disk.write(0, bytes(4096))
+        end = site.drop_to()
+        asides = [Aside(disk.write, i * 4096, os.urandom(4096)) for i in range(depth)]
+        wait_until(20, lambda: node("full", "in_flight", remote) == depth, "all requests to the copy are taken")
+        before = written()
+        asides.append(Aside(disk.write, 16 << 20, os.urandom(4096)))
+        wait_until(20, lambda: written() > before, "the first copy has the log")
+        site.reset()
+        wait_until(20, lambda: node("full", "state", remote) != "up", "the connection is lost")
+        why = node("full", "reason", remote)
+        wait_role("full", site.address, "missing")
+        if node("full", "reason", remote) != why:
+            fail(f"it left when the next attempt to connect was over: {node('full', 'reason', remote)}")
+        for aside in asides:
+            aside.over(30, "a write")
+        end()
+        # The attempt that is under way need not be waited for.
+        site.reset()
+        wait_health("full", "healthy")
+    oracle("equal", DATA, "/dev/ram0", site.disk)
+    delete("full", 30)
+    run("dst", "unexport", site.name)
+    run("ip", "netns", "del", site.name)
+
+
+main(test_thread_sleeps, test_links)
