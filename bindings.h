@@ -41,6 +41,7 @@ const blk_status_t DST_C_BLK_STS_IOERR = BLK_STS_IOERR;
 const blk_status_t DST_C_BLK_STS_AGAIN = BLK_STS_AGAIN;
 const blk_status_t DST_C_BLK_STS_OFFLINE = BLK_STS_OFFLINE;
 const blk_status_t DST_C_BLK_STS_INVAL = BLK_STS_INVAL;
+const blk_status_t DST_C_BLK_STS_TARGET = BLK_STS_TARGET;
 
 const blk_features_t DST_C_BLK_FEAT_WRITE_CACHE = BLK_FEAT_WRITE_CACHE;
 const blk_features_t DST_C_BLK_FEAT_FUA = BLK_FEAT_FUA;

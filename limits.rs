@@ -114,7 +114,7 @@ pub(crate) fn check_joining(node: &Node, limits: &Limits, remedy: &str) -> Done 
     }
     let lacks = if able.volatile && !limits.write_cache {
         "has a volatile cache"
-    } else if able.dma_alignment & !limits.dma_alignment != 0 {
+    } else if able.dma_alignment & !limits.buffer_mask() != 0 {
         "needs other buffers"
     } else {
         return Ok(());

@@ -15,7 +15,7 @@
 //! - [`replace`]: a copy that takes the place of another one.
 //! - [`log`]: the logs of the copies, when it starts.
 //! - [`mod@heal`]: a piece of data on its way to copies that lack it.
-//! - [`zero`]: zeroes for copies that can't write them by a command.
+//! - [`zero`]: zeroes for copies that can't write them by a command, and data for those that can't take them as they are.
 //! - [`mod@twin`]: two nodes without metadata, of which one is to take the place of the other one.
 //! - [`mod@start`]: from nodes to a mirror: a new one, or one that is assembled.
 //!
@@ -288,7 +288,7 @@ pub(crate) struct Mirror {
     failed: Stack<Arc<Mirror>, Read>,
     /// Reads for which there is no copy but suspended ones.
     stalled: Stack<Arc<Mirror>, Read>,
-    /// Requests for zeroes that some copies have done, and others can't do.
+    /// Requests for zeroes that some copies can't do, and writes that some can't take as they are.
     unable: Stack<Arc<Mirror>, Write>,
     /// Writes whose flush is done.
     flushed: Stack<Arc<Mirror>, Preflush>,

@@ -299,8 +299,8 @@ impl Storage {
             Some(place) => place.size,
             None => usable(&node, want.place.size, self.block_size, self.keeps())?,
         };
-        let mut copy = None;
-        if let Some(mirror) = self.mirror() {
+        let mirror = self.mirror();
+        if mirror.is_some() {
             if !matches!(want.place.start, uapi::AUTO | 0) {
                 fail!(
                     EINVAL,
@@ -317,9 +317,8 @@ impl Storage {
                 "stop the storage, then start it with the node",
             )?;
             size = sectors;
-            let index = mirror.add(&want.candidate(&node)?, replaces)?;
-            copy = Some((mirror, index));
         }
+        let candidate = want.candidate(&node)?;
         let mut inner = self.inner.lock();
         let mut table = KVec::with_capacity(inner.members.len(), GFP_KERNEL)?;
         for member in &inner.members {
@@ -344,8 +343,18 @@ impl Storage {
         };
         let place = Place { start, size };
         let member = Member::new(id, place, node, want)?;
-        member.set_copy(copy);
-        Self::show(life, &mut inner, member)
+        Self::show(life, &mut inner, member.clone())?;
+        drop(inner);
+        let Some(mirror) = mirror else { return Ok(()) };
+        // Last: a copy of which nobody can be told must not be one.
+        match mirror.add(&candidate, replaces) {
+            Ok(index) => member.set_copy(Some((mirror, index))),
+            Err(failure) => {
+                drop(self.take_member(|member| member.id == id));
+                return Err(failure);
+            }
+        }
+        Ok(())
     }
 
     /// Puts a node into the list, and makes its directory in sysfs.
@@ -355,7 +364,9 @@ impl Storage {
         };
         let start = member.start;
         // Two nodes with one START: the second is n-START-1. Which numbers are taken depends on what was
-        // removed; sysfs knows.
+        // removed; sysfs knows. After that nothing may fail: a directory is not dropped under `inner`.
+        inner.members.reserve(1, GFP_KERNEL)?;
+        inner.directories.reserve(1, GFP_KERNEL)?;
         let mut index = 0;
         let directory = loop {
             let name = match index {
@@ -367,7 +378,6 @@ impl Storage {
                 result => break result?,
             }
         };
-        inner.members.reserve(1, GFP_KERNEL)?;
         inner.directories.push(directory, GFP_KERNEL)?;
         inner.members.push(member, GFP_KERNEL)?;
         Ok(())
@@ -544,17 +554,7 @@ impl Storage {
     /// Takes out the nodes that `which` names, and ends them; gives their number.
     fn drop_members(&self, life: &Life, which: impl Fn(&Member) -> bool) -> usize {
         let mut dropped = 0;
-        loop {
-            let (member, directory) = {
-                let mut inner = self.inner.lock();
-                let Some(index) = inner.members.iter().position(|m| which(m)) else {
-                    return dropped;
-                };
-                let Ok(member) = inner.members.remove(index) else {
-                    return dropped;
-                };
-                (member, inner.directories.remove(index).ok())
-            };
+        while let Some((directory, member)) = self.take_member(&which) {
             drop(directory);
             if let Node::Remote(node) = &member.node {
                 Self::disconnect(life, node);
@@ -562,6 +562,18 @@ impl Storage {
             drop(member);
             dropped += 1;
         }
+        dropped
+    }
+
+    /// Takes a node that `which` names out of the list. What it gives waits for readers of sysfs when it is dropped.
+    fn take_member(
+        &self,
+        which: impl Fn(&Member) -> bool,
+    ) -> Option<(Option<Directory<Member>>, Arc<Member>)> {
+        let mut inner = self.inner.lock();
+        let index = inner.members.iter().position(|member| which(member))?;
+        let member = inner.members.remove(index).ok()?;
+        Some((inner.directories.remove(index).ok(), member))
     }
 
     fn check_stopped(&self, life: &Life) -> Done {

@@ -61,6 +61,8 @@ impl Status {
     /// Only for bios that must not wait.
     pub(crate) const AGAIN: Self = Self(c::BLK_STS_AGAIN);
     pub(crate) const INVAL: Self = Self(c::BLK_STS_INVAL);
+    /// The device has understood the request, and refuses it.
+    pub(super) const TARGET: Self = Self(c::BLK_STS_TARGET);
 
     /// Wraps what a lower device said.
     pub(super) fn from_raw(status: c::blk_status_t) -> Self {

@@ -63,7 +63,7 @@ pub(crate) struct Limits {
     pub(crate) io_min: u32,
     /// Best size, in bytes; 0: not known.
     pub(crate) io_opt: u32,
-    /// Bits of a buffer's address and length that must be 0; 0: those of a sector.
+    /// Bits of a buffer's address and length that must be 0, beside those of [`Limits::buffer_mask`].
     pub(crate) dma_alignment: u32,
     /// The most sectors of a request; bios may still be larger.
     pub(crate) max_sectors: u32,
@@ -107,6 +107,14 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Bits of a buffer's address, and of the length of each piece of it, that must be 0 if it is a user's (`O_DIRECT`).
+    ///
+    /// All pieces are whole blocks. A disk below that can't do with any number of pieces, or with gaps between them, cuts a
+    /// bio between two blocks: one of which a block lies in more pieces than it takes, it refuses, as invalid.
+    pub(crate) fn buffer_mask(&self) -> u32 {
+        self.dma_alignment | self.logical_block_size.saturating_sub(1)
+    }
+
     fn to_queue_limits(self) -> c::queue_limits {
         let mut limits: c::queue_limits = pin_init::zeroed();
         limits.features = c::BLK_FEAT_STABLE_WRITES | c::BLK_FEAT_IO_STAT;
@@ -124,7 +132,7 @@ impl Limits {
         limits.physical_block_size = self.physical_block_size;
         limits.io_min = self.io_min;
         limits.io_opt = self.io_opt;
-        limits.dma_alignment = self.dma_alignment;
+        limits.dma_alignment = self.buffer_mask();
         limits.max_hw_sectors = self.max_sectors;
         limits.max_segments = u16::MAX;
         limits.max_segment_size = u32::MAX;

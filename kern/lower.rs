@@ -329,6 +329,20 @@ fn iter(range: Range) -> c::bvec_iter {
     }
 }
 
+/// How a bio has ended.
+///
+/// That they can't discard, or write zeroes by a command, many SCSI disks find out when they are asked the first time. They
+/// say then that the target refuses it, which is no failure of the disk, as there is another way.
+fn status(bio: &c::bio) -> Status {
+    let status = Status::from_raw(bio.bi_status);
+    match bio.bi_opf & c::REQ_OP_MASK {
+        c::req_op_REQ_OP_DISCARD | c::req_op_REQ_OP_WRITE_ZEROES if status == Status::TARGET => {
+            Status::NOTSUPP
+        }
+        _ => status,
+    }
+}
+
 /// `bi_end_io` of all our bios.
 ///
 /// # Safety
@@ -338,7 +352,7 @@ unsafe extern "C" fn end<C, T: Lower<C>>(bio: *mut c::bio) {
     // SAFETY: By the function's requirements; the block layer doesn't touch the bio after this
     // call.
     let (slot, status) = unsafe {
-        let ended = ((*bio).bi_private, Status::from_raw((*bio).bi_status));
+        let ended = ((*bio).bi_private, status(&*bio));
         c::bio_uninit(bio);
         ended
     };

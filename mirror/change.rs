@@ -62,13 +62,21 @@ impl Mirror {
         let op = slot.part.as_ref().map(BioPart::op);
         // With FUA too what a copy says counts only if its server was not lost meanwhile.
         let durable = op == Some(Op::Flush) || slot.part.as_ref().is_some_and(BioPart::fua);
-        if unable != 0 && op == Some(Op::WriteZeroes) {
-            mirror.no_zeroes.store(true, Relaxed);
-            if ok != 0 {
-                mirror.unable.push(slot);
-                mirror.kick();
-                return;
+        // Some may have done a part of it, so it is not left to the block layer to do it another way.
+        let differs = match op {
+            Some(Op::WriteZeroes) => {
+                if unable != 0 {
+                    mirror.no_zeroes.store(true, Relaxed);
+                }
+                true
             }
+            Some(Op::Write) => ok != 0 || errno != 0,
+            _ => false,
+        };
+        if unable != 0 && differs {
+            mirror.unable.push(slot);
+            mirror.kick();
+            return;
         }
         if ok != 0 && op == Some(Op::Discard) {
             // A discard is a hint, which needs not be taken.

@@ -228,11 +228,17 @@ impl Engine {
             }
         };
         let (index, _) = back;
-        candidate.node.watch_slowness();
-        self.attach(index, candidate.node.clone())?;
-        if replaces.is_some() {
-            self.mark_replacement(replaces, index)?;
+        let result = self
+            .attach(index, candidate.node.clone())
+            .and_then(|()| match replaces {
+                Some(_) => self.mark_replacement(replaces, index),
+                None => Ok(()),
+            });
+        if let Err(error) = result {
+            self.give_up(index, replaces)?;
+            return Err(error.into());
         }
+        candidate.node.watch_slowness();
         let attached = {
             let mut inner = self.mirror.inner.lock();
             let attached = inner.core.back(index, all);
@@ -243,15 +249,8 @@ impl Engine {
         };
         self.mirror.kick();
         if !attached {
-            self.forget(index);
-            if replaces.is_some() {
-                self.mark_replacement(None, index)?;
-            }
-            fail!(
-                EBUSY,
-                "{} can't be taken back now; try again",
-                candidate.name()
-            );
+            self.give_up(index, replaces)?;
+            fail!(EBUSY, "{} can't be taken back now; try again", candidate.name());
         }
         Ok(Some(index))
     }
@@ -311,8 +310,11 @@ impl Engine {
             }
             index
         };
+        if let Err(error) = self.attach(index, candidate.node.clone()) {
+            self.give_up(index, replaces)?;
+            return Err(error.into());
+        }
         candidate.node.watch_slowness();
-        self.attach(index, candidate.node.clone())?;
         let added = {
             let mut inner = self.mirror.inner.lock();
             let added = inner.core.add(index);
@@ -323,13 +325,19 @@ impl Engine {
         };
         self.mirror.kick();
         if !added {
-            self.forget(index);
-            if replaces.is_some() {
-                self.mark_replacement(None, index)?;
-            }
+            self.give_up(index, replaces)?;
             fail!(EBUSY, "{} can't be added now; try again", candidate.name());
         }
         Ok(index)
+    }
+
+    /// Undoes what was done for a copy that the core has not taken up.
+    fn give_up(&self, index: u32, replaces: Option<u32>) -> Result {
+        self.forget(index);
+        if replaces.is_some() {
+            self.mark_replacement(None, index)?;
+        }
+        Ok(())
     }
 
     /// Forgets where a copy is.

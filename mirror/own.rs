@@ -17,7 +17,10 @@ use crate::{
     alg_mirror::Mask,
     kern::{
         bdev::BackingDev,
-        bio::Status,
+        bio::{
+            BioPart,
+            Status, //
+        },
         lower::{
             Lower,
             LowerBio, //
@@ -49,7 +52,7 @@ pub(super) enum What {
     HealRead { id: u32, to: Mask },
     /// They are written to one copy after the other: `rest` is still to come, `ok` have them.
     HealWrite { id: u32, rest: Mask, ok: Mask },
-    /// Zeroes for a copy that can't write them by a command.
+    /// Zeroes for a copy that can't write them by a command, or data for one that can't take them as they lie in memory.
     Zeroes { fua: bool },
 }
 
@@ -109,6 +112,13 @@ impl Own {
     pub(super) fn zero(&self) {
         if let Some(span) = &self.span {
             segments::zero(span, 0, span.bytes());
+        }
+    }
+
+    /// Sets what is written: that of a request, from byte `at` on.
+    pub(super) fn copy(&self, part: &BioPart, at: u32) {
+        if let Some(span) = &self.span {
+            segments::copy(part, at, span);
         }
     }
 

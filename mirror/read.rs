@@ -206,7 +206,14 @@ impl Engine {
     /// Lets another copy serve a read that failed. On the thread.
     pub(super) fn read_again(&self, slot: ReadSlot) {
         let extent = slot.extent(&self.mirror);
-        let others = self.mirror.inner.lock().core.read_failed(slot.copy, extent);
+        let others = {
+            let mut inner = self.mirror.inner.lock();
+            match slot.status {
+                // It has lost nothing: it can't do with the buffer.
+                Status::INVAL => inner.core.readable(extent) & !slot.tried,
+                _ => inner.core.read_failed(slot.copy, extent),
+            }
+        };
         if others & !slot.tried == 0 {
             end(slot);
         } else {

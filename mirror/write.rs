@@ -23,6 +23,7 @@ use crate::{
         bio::{
             Bio,
             BioPart,
+            Op,
             Status, //
         },
         lower::{
@@ -45,7 +46,7 @@ pub(super) struct Write {
     pub(super) part: Option<BioPart>,
     /// What the first object of its pool is called by the core.
     pub(super) first_id: u32,
-    /// In the lower half the copies that have it, in the upper half those that can't do such a thing.
+    /// In the lower half the copies that have it, in the upper half those that can't do such a thing, or not as it is.
     pub(super) result: Atomic<u32>,
     /// The first error that a copy gave, as an errno, or 0.
     pub(super) errno: Atomic<i32>,
@@ -132,12 +133,17 @@ impl Lower<Arc<Mirror>> for Leg {
         // Each copy has bits of its own, and sets one of them once.
         if status.is_ok() {
             write.result.fetch_add(u32::from(copy), Relaxed);
-        } else if status == Status::NOTSUPP {
-            let unable = u32::from(copy) << UNABLE_SHIFT;
-            write.result.fetch_add(unable, Relaxed);
         } else {
-            // The first one counts.
-            let _ = write.errno.cmpxchg(0, status.to_errno(), Relaxed);
+            let changes = |part: &BioPart| part.op() == Op::Write;
+            let invalid = status == Status::INVAL && write.part.as_ref().is_some_and(changes);
+            if invalid || status == Status::NOTSUPP {
+                let unable = u32::from(copy) << UNABLE_SHIFT;
+                write.result.fetch_add(unable, Relaxed);
+            }
+            if status != Status::NOTSUPP {
+                // The first one counts.
+                let _ = write.errno.cmpxchg(0, status.to_errno(), Relaxed);
+            }
         }
         if let Some(slot) = write.release() {
             Mirror::finish(slot);

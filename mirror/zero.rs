@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Zeroes for copies that can't write them by a command, where others have done so.
+//! Zeroes for copies that can't write them by a command, and data for those that can't take them as they lie in memory.
 //!
-//! Many disks say that they can, until they are asked the first time. By then other copies hold zeroes, so the request
-//! can't be refused: those that can't get ordinary writes, before the request ends. From then on the mirror says no to
-//! such commands, and the block layer writes the zeroes itself.
+//! Many disks say that they can write zeroes, until they are asked the first time. By then other copies hold zeroes, so the
+//! request can't be refused: those that can't get ordinary writes, before the request ends. From then on the mirror says no
+//! to such commands, and the block layer writes the zeroes itself.
+//!
+//! That a write is invalid a disk says if its data lie in too many pieces, or with gaps that its hardware can't do. What
+//! users give us is not like that ([`Limits::buffer_mask`](crate::kern::disk::Limits::buffer_mask)), but other drivers may
+//! stand above. It is no failure of the copy; but some of the write may be done, there and elsewhere, so it can't just end
+//! either. Such a copy gets the data from pages of our own.
 
 use kernel::{
     prelude::*,
@@ -18,6 +23,7 @@ use crate::{
         overlap::Extent,
         Mask, //
     },
+    kern::bio::Op,
     request::SECTOR_SHIFT,
 };
 
@@ -35,7 +41,7 @@ use super::{
 /// Sectors of one write: 128 KiB, what pages are kept for.
 const PIECE: u64 = 256;
 
-/// A request whose zeroes are being written.
+/// A request whose zeroes, or data, are being written.
 struct Now {
     write: WriteSlot,
     /// Copies that still have to get them; the first one is at it.
@@ -148,7 +154,16 @@ impl Steward {
             // 128 KiB at most.
             let bytes = (now.end.saturating_sub(now.at).min(PIECE) << SECTOR_SHIFT) as u32;
             let slot = self.engine.own(index, What::Zeroes { fua }, now.at, bytes);
-            slot.zero();
+            match now.write.part.as_ref() {
+                // Bytes of a bio: it has less than 4 GiB.
+                Some(part) if part.op() == Op::Write => {
+                    slot.copy(
+                        part,
+                        (now.at.saturating_sub(now.start) << SECTOR_SHIFT) as u32,
+                    );
+                }
+                _ => slot.zero(),
+            }
             self.zeroing.now = Some(now);
             self.engine.begin(slot, &copy);
             return;
