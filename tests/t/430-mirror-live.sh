@@ -259,8 +259,10 @@ equal $L0 $L1 "$image"
 
 echo "- adding a copy is cancelled"
 dst remove live $remote
+blkdiscard --zeroout --force --quiet $disk
+log=$TMP/log3
 dst set live heal-min=64K heal-max=64K
-load_begin $disk "$log" --area 4096:256 --rate 100
+load_begin $disk "$log" --area 256:512 --rate 100
 before=$(attr live healed)
 dst add live $remote
 wait_until 30 bash -c "((\$(</sys/devices/live/healed) > $before))"
@@ -274,7 +276,7 @@ load_end "$log"
 same 0 "$(tail -c 8192 "$image" | tr -d '\0' | wc -c)" "bytes that are left in the superblocks"
 equal $L0 $L1
 oracle check "$log" --acked --settle disk=$disk $L0 $L1
-load_begin $disk "$log" --area 4096:256 --rate 100
+load_begin $disk "$log" --area 256:512 --rate 100
 dst set live heal-max=0 heal-min=1G
 dst add live $remote
 all_healthy
