@@ -357,10 +357,60 @@ def test_mirror():
             fail(f"{server.complaints}")
 
 
+def test_mirror_ends():
+    """A copy is removed, or the mirror deleted, while what heals the copy is held: that ends in time, and then all is over."""
+
+    def once(port, act):
+        servers = [Late(port, 16 * MIB), Late(port + 1, 16 * MIB)]
+        bad, place, length = servers[1], 256 * KIB, 8 * KIB
+        dst("create", "held", "--alg", "alg_mirror", f"localhost:{port}", f"localhost:{port + 1}", "--start-array")
+        wait_health("held", "healthy")
+        start = copy_of("held", f":{port + 1}")
+        with Direct("/dev/dst-held") as disk:
+            (aside,) = bad.receive((disk.write, place, b"o" * length))
+            since = bad.mark()
+            bad.drop()
+            aside.over(20, "the write, on one copy")
+        wait_until(60, lambda: held("held", start)[0] or bad.changes(since, place, length), "the copy is healed")
+        if act == "unanswered":
+            # When its time has come the server says nothing.
+            bad.keep.add(place)
+        inside = held("held", start)[0] != 0
+        if act == "delete":
+            Aside(delete, "held").over(30, "dst delete when a write is held")
+        else:
+            Aside(dst, "remove", "held", f"localhost:{port + 1}").over(30, "dst remove when a write is held")
+        end = bad.mark()
+        if act != "delete":
+            wait_health("held", "healthy")
+            with Direct("/dev/dst-held") as disk:
+                disk.write(place, b"n" * length)
+                disk.flush()
+                if disk.read(place, length) != b"n" * length:
+                    fail("the mirror does not go on")
+            delete("held")
+        wait_until(20, lambda: not bad.connections, "the server is left alone")
+        if bad.changes(end, 0, 16 * MIB):
+            fail(f"{act}: after the end the server is asked for {bad.changes(end, 0, 16 * MIB)}")
+        if act == "remove" and any(bad.memory[-8 * KIB :]):
+            fail("the superblocks are not erased")
+        for server in servers:
+            server.stop()
+            if server.complaints:
+                fail(f"{server.complaints}")
+        return inside
+
+    for port, act in (12021, "remove"), (12023, "unanswered"), (12025, "delete"):
+        start = time.monotonic()
+        until_conclusive(lambda: once(port, act))
+        print(f"[{act}: {time.monotonic() - start:.1f} s]", end=" ", flush=True)
+
+
 main(
     test_newer_waits,
     test_partly,
     test_ended,
     test_fence,
     test_mirror,
+    test_mirror_ends,
 )

@@ -6,6 +6,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -200,6 +201,38 @@ def test_heal_goes_on():
     server.kill()
 
 
+def test_silent():
+    """A server that is there and does not answer is out of the mirror after 10 s, and heals when it goes on; or is removed."""
+    servers = [Daemon(12141, SECTORS), Daemon(12142, SECTORS)]
+    disk, log, remote = make("mute", "localhost:12141", "localhost:12142"), f"{TMP}/mute.log", ":12142"
+    aside = Load(disk, log, "--area", "1024:512", "--legs-fail", "--rate", "100", "--readers", "1")
+    servers[1].process.send_signal(signal.SIGSTOP)
+    with Direct(disk) as direct:
+        Aside(direct.write, 0, b"m" * 65536).over(30, "a write that one of two servers does not answer")
+        if node("mute", "reconnects", copy_of("mute", ":12141")) or storage("mute", "left") != 1:
+            fail("the other copy was lost, too")
+    wait_role("mute", remote, "missing")
+    if storage("mute", "health") != "degraded":
+        fail(f"health: {storage('mute', 'health')}")
+    aside.goes_on(50)
+    servers[1].process.send_signal(signal.SIGCONT)
+    healthy_again("mute")
+    aside.goes_on(20)
+    aside.end()
+    oracle("equal", DATA, disk, *[server.path for server in servers])
+    # Now nobody waits until it leaves.
+    aside = Load(disk, log, "--area", "1024:512", "--legs-fail", "--rate", "100", "--readers", "1")
+    servers[1].process.send_signal(signal.SIGSTOP)
+    Aside(dst, "remove", "mute", "localhost:12142").over(30, "dst remove of a copy that does not answer")
+    wait_health("mute", "healthy")
+    aside.goes_on(50)
+    aside.end()
+    servers[1].kill()
+    check("mute", log, servers[0].path, options=("--acked", "--atomic"))
+    delete("mute")
+    servers[0].kill()
+
+
 def test_all_lost():
     """The last copy is waited for, and the one that was behind is no substitute; fail-now ends the waiting."""
     servers = [Daemon(12131, SECTORS), Daemon(12132, SECTORS)]
@@ -269,6 +302,20 @@ def test_read_error():
     dst("set", "read", "read-policy=round-robin")
     oracle("write", disk, log, "--count", "200", "--readers", "0", "--area", "1024:1024")
     bad[0].become("error_reads", 8192, 16384)
+    # What it can't read is nothing that anybody wrote, so a rewrite is seen.
+    with Direct("/dev/ram0") as spoilt, Direct("/dev/ram1") as good, Direct(disk) as direct:
+        places = range(8192 * 512, 10240 * 512, 65536)
+        for at in places:
+            spoilt.write(at, b"#" * 65536)
+        for at in places:
+            want = good.read(at, 65536)
+
+            def rewritten():
+                if Aside(direct.read, at, 65536).over(30, "a read that one copy can't serve") != want:
+                    fail(f"wrong data at {at}")
+                return spoilt.read(at, 65536) == want
+
+            wait_until(30, rewritten, f"what could not be read at {at} is written again")
     oracle("check", log, "--acked", f"disk={disk}")
     rescued, rewritten = storage("read", "rescued"), storage("read", "rewritten")
     if not rescued or not rewritten:
@@ -340,6 +387,92 @@ def test_write_error():
     delete("write", 60)
     for disk_ in bad:
         disk_.remove()
+
+
+def test_all_errors():
+    """Both copies fail all that they are asked for: errors, and no hang. When they are good again the mirror is, too."""
+    bad = [Bad("bad0", "/dev/ram0"), Bad("bad1", "/dev/ram1")]
+    disk, log = make("none", bad[0].path, bad[1].path), f"{TMP}/none.log"
+    oracle("write", disk, log, "--count", "100", "--readers", "1", "--area", "1024:512")
+    for disk_ in bad:
+        disk_.load(f"0 {SECTORS} error")
+    with Direct(disk) as direct:
+        asides = [Aside(direct.read, 0, 4096), Aside(direct.read, 1024 * 4096, 65536)]
+        # Where it was written to before, and where not, so that the log must be written first.
+        asides += [Aside(direct.write, 1600 * 4096, b"e" * 65536), Aside(direct.write, 16 << 20, b"e" * 65536)]
+        for i, aside in enumerate(asides):
+            aside.over(30, f"request {i} when both copies fail", EIO)
+        words = ["--errors", "--count", "40", "--readers", "1", "--area", "1024:512"]
+        Aside(oracle, "write", disk, log, *words).over(60, "a load when both copies fail")
+        Aside(dst, "status", "none").over(20, "dst status")
+        for disk_ in bad:
+            disk_.become()
+
+        def works():
+            try:
+                direct.write(16 << 20, b"w" * 65536)
+                return direct.read(16 << 20, 65536) == b"w" * 65536
+            except OSError:
+                return False
+
+        wait_until(30, works, "it works again")
+    healthy_again("none", 120)
+    oracle("write", disk, log, "--count", "50", "--readers", "1", "--area", "1024:512")
+    check("none", log, "/dev/ram0", "/dev/ram1")
+    delete("none")
+    # What they know of each other is right, too.
+    dst("assemble", "none", *[disk_.path for disk_ in bad])
+    wait_health("none", "healthy", 10)
+    check("none", log, "/dev/ram0", "/dev/ram1")
+    delete("none")
+    for disk_ in bad:
+        disk_.remove()
+
+
+def test_end_without_servers():
+    """The servers are dead, or silent: the mirror can be ended, and what was active is compared when it is assembled."""
+    servers = [Daemon(12151, SECTORS), Daemon(12152, SECTORS)]
+    disk, nodes = make("end", "localhost:12151", "localhost:12152"), ("localhost:12151", "localhost:12152")
+    for way, command in ("dead", stop), ("silent", delete):
+        newest = os.urandom(1 << 20)
+        with Direct(disk) as direct:
+            direct.write(1 << 20, os.urandom(1 << 20))
+            if way == "dead":
+                # The last one that is left has more than the other one.
+                servers[0].kill()
+                direct.write(1 << 20, newest)
+                wait_role("end", ":12151", "missing")
+            else:
+                direct.write(1 << 20, newest)
+        for server in servers:
+            server.process.send_signal(signal.SIGSTOP)
+        if way == "dead":
+            servers[1].kill()
+            wait_state("end", "lost", copy_of("end", ":12152"))
+        Aside(command, "end").over(30, f"the end of a mirror whose servers are {way}")
+        for server in servers:
+            server.kill()
+        if way == "silent":
+            # Nothing tells of this but that a write was under way there not long ago.
+            with open(servers[1].path, "r+b") as file:
+                file.seek(1 << 20)
+                file.write(b"#" * (1 << 20))
+        for server in servers:
+            server.start()
+        if way == "dead":
+            delete("end")
+        dst("assemble", "end", *nodes)
+        healthy_again("end")
+        healed = storage("end", "healed")
+        if not 16 * 128 <= healed <= 17 * 128:
+            fail(f"{way}: {healed} sectors were copied; 16 regions were active")
+        with Direct(disk) as direct:
+            if direct.read(1 << 20, 1 << 20) != newest:
+                fail(f"{way}: what was written last is lost")
+        oracle("equal", DATA, disk, *[server.path for server in servers])
+    delete("end")
+    for server in servers:
+        server.kill()
 
 
 def test_slow_copy():
@@ -434,9 +567,12 @@ main(
     test_flapping,
     test_all_cut_at_once,
     test_heal_goes_on,
+    test_silent,
     test_all_lost,
     test_read_error,
     test_write_error,
+    test_all_errors,
+    test_end_without_servers,
     test_slow_copy,
     test_held,
 )

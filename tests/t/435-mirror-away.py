@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 # Timeout: 300
-"""Reads while the last copy of a mirror is away: what is being written there is served from the write, and stays so."""
+"""Reads of what is being written: they don't turn back. While the last copy of a mirror is away they are served from the write."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import sys
 import threading
 
 sys.path.insert(0, os.environ["TESTS"])
-import nbdserver
+import nbdserver as nbd
 from lib import *
 
 SECTORS = 16 * 2048
@@ -81,6 +81,74 @@ def on_disk(server, offset, expected):
         file.seek(offset)
         if file.read(len(expected)) != expected:
             fail("the server has something else")
+
+
+class Gate(nbd.Server):
+    """A server that does, and answers, writes of one place only when it is told to."""
+
+    def __init__(self, port):
+        super().__init__(SECTORS * 512, port)
+        self.shut, self.kept = False, []
+        self.on_request = self.keep
+        self.start()
+
+    def keep(self, connection, request):
+        if not self.shut or request.command != nbd.WRITE or request.offset != AT:
+            return False
+        self.kept.append((connection, request))
+        return True
+
+    def open(self):
+        self.shut = False
+        while self.kept:
+            self.serve(*self.kept.pop(0))
+
+
+def test_beside():
+    """Both copies are there: reads beside a write give what was before or what comes, and do not turn back."""
+    for first in 0, 1:
+        servers = [Gate(12411), Gate(12412)]
+        direct = make("side", "localhost:12411", "localhost:12412")
+        # Else one copy might be idle, and asked only for that reason.
+        dst("set", "side", "read-policy=round-robin")
+        old, new = data(), data()
+        direct.write(AT, old)
+        for server in servers:
+            server.shut = True
+        overlaps, waits = storage("side", "read_overlaps"), storage("side", "log_waits")
+        write = Aside(direct.write, AT, new)
+        wait_until(20, lambda: all(server.kept for server in servers), "the write is under way on both copies")
+        if storage("side", "log_waits") != waits:
+            fail("the write waits for the log")
+        seen = [Aside(direct.read, AT, SIZE).over(20, "a read beside a write") for _ in range(6)]
+        # One copy has it, then both; from the first read of it on there is nothing else.
+        for server in servers[first], servers[1 - first]:
+            if write.seconds is not None:
+                fail("a write was acknowledged that not all copies have")
+            server.open()
+            seen += [Aside(direct.read, AT, SIZE).over(20, "a read beside a write") for _ in range(6)]
+        write.over(20, "the write")
+        seen.append(direct.read(AT, SIZE))
+        kinds = "".join({old: "o", new: "n"}.get(it, "?") for it in seen)
+        if not re.fullmatch("o{6,}n{7,}", kinds):
+            fail(f"reads of old and new data, in order: {kinds}")
+        if storage("side", "read_overlaps") < overlaps + 12:
+            fail(f"read_overlaps: {overlaps} before, {storage('side', 'read_overlaps')} after 12 reads")
+        overlaps = storage("side", "read_overlaps")
+        for server in servers:
+            if bytes(server.memory[AT : AT + SIZE]) != new:
+                fail("a copy has something else")
+        # Beside it, and behind it, nothing is counted.
+        direct.read(AT + SIZE, SIZE)
+        direct.read(AT, SIZE)
+        if storage("side", "read_overlaps") != overlaps:
+            fail("a read is counted that overlaps no write")
+        direct.close()
+        delete("side")
+        for server in servers:
+            server.stop()
+            if server.complaints:
+                fail(f"{server.complaints}")
 
 
 def test_cut():
@@ -253,13 +321,13 @@ def test_given_up():
 
 def test_zeroes_that_nobody_wrote():
     """One copy can't write zeroes by a command, and the other one fails to: they must not be taken for written."""
-    unable, failing = (nbdserver.Server(SECTORS * 512, port).start() for port in (12511, 12512))
+    unable, failing = (nbd.Server(SECTORS * 512, port).start() for port in (12511, 12512))
     direct = make("zero", "localhost:12511", "localhost:12512")
     direct.write(AT, data())
 
     def answers(server, error):
         def act(connection, request):
-            wanted = request.command == nbdserver.ZEROES
+            wanted = request.command == nbd.ZEROES
             return wanted and (connection.send(connection.answer(request, error)) or True)
 
         server.on_request = act
@@ -283,4 +351,4 @@ def test_zeroes_that_nobody_wrote():
 
 
 load()
-main(test_cut, test_log, test_silent, test_last_of_two, test_given_up, test_zeroes_that_nobody_wrote)
+main(test_beside, test_cut, test_log, test_silent, test_last_of_two, test_given_up, test_zeroes_that_nobody_wrote)

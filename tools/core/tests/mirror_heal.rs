@@ -16,17 +16,20 @@ use small::{
     work, //
 };
 
-/// Sectors that are copied in `credits` tenths of a second, at most `max` sectors a second.
-fn copied(max: u64, credits: u32) -> u64 {
+/// Sectors that are copied in `credits` tenths of a second with these limits, and with requests if it is `busy`.
+fn copied(min: u64, max: u64, busy: bool, credits: u32) -> u64 {
     let mut core = core(0b01, 0b10, 0);
     for region in 0..4 {
         core.load(region, WRITTEN | 0b10);
     }
     core.begin(None, 0);
     work(&mut core);
-    core.set_pace(0, max);
+    core.set_pace(min, max);
     let mut sectors = 0;
     for _ in 0..credits {
+        if busy {
+            core.read_source(Extent::new(0, 1), 0);
+        }
         core.heal_credit();
         while let Some(piece) = core.heal_next() {
             sectors += piece.extent.sectors();
@@ -37,15 +40,14 @@ fn copied(max: u64, credits: u32) -> u64 {
 }
 
 #[test]
-fn the_maximum_holds_below_a_piece_for_each_credit() {
+fn the_pace_is_within_a_piece_of_the_maximum_and_of_the_minimum() {
     // A piece has up to 256 sectors; what the last one was too large is paid back.
-    for (max, credits) in [(10, 600), (100, 50), (1000, 10), (3000, 3)] {
-        let most = max * u64::from(credits) / 10;
-        let sectors = copied(max, credits);
-        assert!(
-            sectors < most + 256 && sectors + 256 > most,
-            "{sectors} sectors instead of {most} with {max} sectors a second"
-        );
+    for (pace, credits) in [(10, 600), (100, 50), (100, 150), (1000, 10), (3000, 3)] {
+        let right = pace * u64::from(credits) / 10;
+        for (min, max, busy) in [(0, pace, false), (pace, 0, true), (pace, 4 * pace, true)] {
+            let off = copied(min, max, busy, credits).abs_diff(right);
+            assert!(off < 256, "off by {off}: {min} to {max}, busy: {busy}");
+        }
     }
 }
 
