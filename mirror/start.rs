@@ -59,6 +59,7 @@ use crate::{
         },
         verdict::{
             self,
+            Refusal,
             Role, //
         },
         Uuid, //
@@ -76,6 +77,7 @@ use crate::{
 };
 
 use super::{
+    discard,
     log,
     meta::{
         new_meta,
@@ -162,14 +164,16 @@ pub(crate) fn start(
     let plan = if wish.new.unwrap_or(blank) {
         make(&io, wish, candidates, &found, claim)?
     } else {
-        claimed(
+        let mut plan = claimed(
             |least| {
                 let found = Superblocks::of_all(&io, candidates)?;
                 assemble(wish, candidates, &found, least)
             },
             Plan::identity,
             claim,
-        )?
+        )?;
+        discard::note(&io, candidates, &mut plan)?;
+        plan
     };
     run(&io, wish, candidates, plan, events, hold)
 }
@@ -317,6 +321,7 @@ fn assemble(
     };
     let assembly = match verdict::judge(&nodes, &asked) {
         Ok(assembly) => assembly,
+        Err(refusal @ Refusal::Conflict { .. }) => return Err(Failure::new(ENOTUNIQ, refusal)),
         Err(refusal) => return Err(Failure::new(ESTALE, refusal)),
     };
     let reference = assembly.reference;
