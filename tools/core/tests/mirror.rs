@@ -595,3 +595,40 @@ fn what_a_copy_lacks_that_may_count_waits_for_the_superblocks() {
     assert_eq!(superblocks(&work(&mut core)), [(0b01, 0, 0b10)]);
     assert!(core.back(1, false));
 }
+
+#[test]
+fn how_long_healing_takes() {
+    let mut core = running(0b001, 0, 0b110);
+    write(&mut core, 0, 0);
+    write(&mut core, 1, REGION);
+    // What is away is not being healed.
+    assert_eq!(core.stale_sectors(1), 2 * REGION);
+    assert_eq!((core.heal_left(), core.heal_seconds_left()), (0, None));
+    for copy in [1, 2] {
+        assert!(core.back(copy, false));
+    }
+    work(&mut core);
+    core.tick();
+    assert_eq!(core.heal_left(), 4 * REGION, "of both");
+    assert_eq!(core.heal_seconds_left(), None, "nothing was copied yet");
+    core.set_pace(0, 2560);
+    core.heal_credit();
+    let piece = core.heal_next().expect("a piece");
+    core.heal_done(piece.id, true, piece.to);
+    core.tick();
+    // Half of it is of the last second.
+    let rate = core.heal_rate();
+    assert_eq!(rate, piece.extent.sectors());
+    assert_eq!(
+        core.heal_seconds_left(),
+        Some((4 * REGION).div_ceil(rate)),
+        "a region counts until all of it is copied"
+    );
+    core.set_pace(0, 0);
+    heal(&mut core);
+    work(&mut core);
+    core.tick();
+    work(&mut core);
+    assert_eq!((core.healing(), core.heal_left()), (0, 0));
+    assert_eq!(core.heal_seconds_left(), None, "there is nothing to wait for");
+}

@@ -97,6 +97,7 @@ mirror that can do without it;
 Examples:
   dst add storage /dev/sdb --start 0 --size 20G
   dst add mirror nbd://via/vol1
+  dst add mirror kano:10809 --discard
 A new copy of a mirror that runs is brought up to date while the mirror is used.")]
     Add(AddArgs),
     /// Start storages: /dev/dst-NAME appears
@@ -199,6 +200,7 @@ impl Command {
                     size: args.size,
                     options: args.options.options(),
                     force: args.force,
+                    discard: args.discard,
                 })];
                 if args.start_array {
                     operations.push(Operation::Start(Start {
