@@ -128,7 +128,10 @@ impl Engine {
         };
         // What was sent before it left may still land: it must not land after what heals it.
         if copy.node.is_lost() || !wait(LOOK_MS, || mirror.pending(index) == 0) {
-            fail!(EAGAIN, "the node can't be asked now; try again when it is up");
+            fail!(
+                EAGAIN,
+                "the node can't be asked now; try again when it is up"
+            );
         }
         // What is lost from here on is noticed.
         copy.losses.store(copy.node.losses(), Relaxed);
@@ -136,10 +139,16 @@ impl Engine {
         let superblocks = Superblocks::read(&io, &copy.node)?;
         let (a, b) = superblocks.blocks();
         if a.is_none() && b.is_none() {
-            fail!(EAGAIN, "the superblocks of the node can't be read; see the kernel log");
+            fail!(
+                EAGAIN,
+                "the superblocks of the node can't be read; see the kernel log"
+            );
         }
         let Ok(found) = superblocks.newest() else {
-            fail!(EINVAL, "the superblock of the node is damaged; remove it, and add it anew");
+            fail!(
+                EINVAL,
+                "the superblock of the node is damaged; remove it, and add it anew"
+            );
         };
         let lacking = self.lacking(&mirror.meta.lock(), found)?;
         if !mirror.meta.lock().look_discarding(index, a, b) {

@@ -258,8 +258,8 @@ start=$SECONDS
 expect 'healing.* of ' dst status live
 # While it heals: milliseconds, speed, seconds left (-1: unknown), bytes left and done; and bytes done as sysfs shows them.
 while attr_is live health healing >/dev/null; do
-	words=$(dst status live --json | jq -r '.storages[0].mirror | "\(.heal_rate) \(.seconds_left // -1) \(.healing_left) \(.healing_done)"')
-	echo "$(date +%s%3N) $words $(($(attr live heal_done) * 512)) $(($(attr live heal_left) * 512)) $(attr live heal_seconds_left)"
+	told_now=$(dst status live --json | jq -r '.storages[0].mirror | "\(.heal_rate) \(.seconds_left // -1) \(.healing_left) \(.healing_done)"')
+	echo "$(date +%s%3N) $told_now $(($(attr live heal_done) * 512)) $(($(attr live heal_left) * 512)) $(attr live heal_seconds_left)"
 	sleep 0.3
 done >"$TMP/looks"
 all_healthy 120
@@ -309,9 +309,9 @@ wait_until 30 some_done
 attr_is live health healing
 line=$(so_far)
 server_kill 12301
-wait_until 30 told "$line" '.state == "lost"'
-wait_until 30 told "$line" '.event == "heal-interrupted" and .role == "missing" and .state == "lost"'
-wait_until 30 saw '"degraded"'
+# It is failed as soon as it has left: nothing waits for it.
+wait_until 30 told "$line" '.state == "lost" or .state == "failed"'
+wait_until 30 told "$line" '.event == "heal-interrupted" and .role == "missing" and .state != "up"'
 server_again 12301
 wait_until 60 told "$line" '.state == "up"'
 wait_until 90 told "$line" '.event == "heal-start" and .role == "healing"'
@@ -422,6 +422,17 @@ wait_until 60 healthy apart
 oracle equal "$data" $disk $L0 "$image"
 hush
 delete apart
+
+echo "- a node that is waited for"
+dst create line --no-metadata $remote --start-array
+listen line
+server_kill 12301
+wait_until 30 told 0 '.state == "lost" and .role == "none"'
+line=$(so_far)
+server_again 12301
+wait_until 60 told "$line" '.state == "up"'
+hush
+delete line
 wait_until 10 dmsetup remove l0
 wait_until 10 dmsetup remove l1
 unload

@@ -206,9 +206,13 @@ fn a_copy_that_was_away_is_back() {
     assert_eq!(look(&mut head, &older), Back::All);
     assert_eq!(head.place(1).unwrap().seen, 3, "what was known counts");
     let other = changed(&left, |own| own.address(1, uuid(99), SECTORS));
-    assert!(matches!(look(&mut head, &other), Back::Refused(why) if why.text().contains("another node")));
+    assert!(
+        matches!(look(&mut head, &other), Back::Refused(why) if why.text().contains("another node"))
+    );
     assert_eq!(head.trouble(1), Some(Trouble::Other));
-    assert!(matches!(look(&mut head, &empty()), Back::Refused(why) if why.text().contains("damaged")));
+    assert!(
+        matches!(look(&mut head, &empty()), Back::Refused(why) if why.text().contains("damaged"))
+    );
 }
 
 #[test]
@@ -226,14 +230,18 @@ fn what_was_written_on_a_copy_alone_is_not_given_up_because_it_is_old() {
         own.rename_data(uuid(150));
         own.bump();
     });
-    assert!(matches!(look(&mut head, &alone), Back::Refused(why) if why.text().contains("conflict")));
+    assert!(
+        matches!(look(&mut head, &alone), Back::Refused(why) if why.text().contains("conflict"))
+    );
     assert_eq!(head.trouble(1), Some(Trouble::Conflict));
     // The same of one that was being healed.
     let healing = changed(&alone, |own| {
         own.set_state(0, NodeState::InSync).unwrap();
         own.set_state(1, NodeState::Healing).unwrap();
     });
-    assert!(matches!(look(&mut head, &healing), Back::Refused(why) if why.text().contains("conflict")));
+    assert!(
+        matches!(look(&mut head, &healing), Back::Refused(why) if why.text().contains("conflict"))
+    );
     assert_eq!(
         head.place(1).unwrap().seen,
         6,

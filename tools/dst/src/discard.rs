@@ -52,7 +52,10 @@ pub(crate) fn commands(spec: &Assemble) -> String {
         list(&spec.nodes, ""),
         list(&spec.discard, "--discard ")
     );
-    let others = spec.nodes.iter().filter(|node| !spec.discard.contains(node));
+    let others = spec
+        .nodes
+        .iter()
+        .filter(|node| !spec.discard.contains(node));
     let lines: Vec<String> = others
         .map(|node| format!("'{line} --discard {node}'"))
         .collect();

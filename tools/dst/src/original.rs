@@ -277,7 +277,7 @@ mod tests {
             size: None,
             options: NodeOptions::default(),
             force: false,
-                discard: false,
+            discard: false,
         }
     }
 
