@@ -245,7 +245,7 @@ impl Engine {
             }
         };
         if candidate.discard {
-            self.note_given_up(io, &candidate.node, index, found, lacking)?;
+            self.note_given_up(io, &candidate.node, index, found, lacking);
         }
         candidate.node.watch_slowness();
         self.attach(index, candidate.node.clone())?;

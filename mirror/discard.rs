@@ -45,25 +45,18 @@ use super::{
 const LOOK_MS: u32 = 5_000;
 
 /// Reads what is given up with the copy that has the superblock `own`; `lacking`: see [`given_up::lacking`].
-fn read(
-    io: &BlockIo,
-    node: &Node,
-    layout: &Layout,
-    own: &Superblock,
-    lacking: u32,
-) -> Result<GivenUp> {
-    let mut sectors = None;
-    if let Some(shape) = layout.log.filter(|_| lacking != 0) {
-        let mut bytes = log::area(shape)?;
-        // If it can't be read, nobody knows.
-        if io.read(node, layout.log_start, &mut bytes).is_ok() {
-            sectors = given_up::sectors(own, lacking, &bytes);
-        }
-    }
-    Ok(GivenUp {
+fn read(io: &BlockIo, node: &Node, layout: &Layout, own: &Superblock, lacking: u32) -> GivenUp {
+    let shape = layout.log.filter(|_| lacking != 0);
+    let bytes = shape.and_then(|shape| {
+        let mut bytes = log::area(shape).ok()?;
+        io.read(node, layout.log_start, &mut bytes).ok()?;
+        Some(bytes)
+    });
+    GivenUp {
         generation: own.generation(),
-        sectors,
-    })
+        // If it can't be read, nobody knows.
+        sectors: bytes.and_then(|bytes| given_up::sectors(own, lacking, &bytes)),
+    }
 }
 
 /// Notes what is given up at a start.
@@ -78,7 +71,7 @@ pub(super) fn note(io: &BlockIo, candidates: &[Candidate], plan: &mut Plan) -> R
         if let Ok(own) = superblocks.newest() {
             let kept = copies.iter().filter(|copy| copy.role == Role::InSync);
             let lacking = given_up::lacking(own, kept.map(|copy| copy.place.uuid));
-            let what = read(io, &candidate.node, &copy.place.layout, own, lacking)?;
+            let what = read(io, &candidate.node, &copy.place.layout, own, lacking);
             meta.give_up(copy.index, what);
         }
     }
@@ -102,13 +95,12 @@ impl Engine {
         index: u32,
         found: &Superblock,
         lacking: u32,
-    ) -> Result {
+    ) {
         let place = self.mirror.meta.lock().place(index).copied();
         if let Some(place) = place {
-            let what = read(io, node, &place.layout, found, lacking)?;
+            let what = read(io, node, &place.layout, found, lacking);
             self.mirror.meta.lock().give_up(index, what);
         }
-        Ok(())
     }
 
     /// Gives up what was written alone on a copy that is here, and not taken back for that reason: it is brought up to date.
@@ -157,7 +149,7 @@ impl Engine {
                 "the node is in no conflict, nothing needs to be given up"
             );
         }
-        self.note_given_up(&io, &copy.node, index, found, lacking)?;
+        self.note_given_up(&io, &copy.node, index, found, lacking);
         let attached = {
             let mut inner = mirror.inner.lock();
             let attached = inner.core.back(index, true);
