@@ -125,6 +125,9 @@ impl Control {
             uapi::CancelReplace::COMMAND => call(arg, |r: &mut uapi::CancelReplace| {
                 registry.storage(&r.0.name)?.cancel_replace(r.0.node)
             }),
+            uapi::DiscardNode::COMMAND => call(arg, |r: &mut uapi::DiscardNode| {
+                registry.storage(&r.0.name)?.discard(r.0.node)
+            }),
             _ if (command >> 8) & 0xff == uapi::IOCTL_TYPE => mismatch(command, arg),
             _ => Err(ENOTTY),
         }

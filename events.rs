@@ -138,11 +138,21 @@ impl WorkItem for Events {
                 mirror.look_at_nodes();
             }
             storage.each(|member, directory| {
-                if let Some(News { state, event }) = member.news() {
+                let news = member.news();
+                if let Some(News {
+                    state,
+                    event,
+                    trouble,
+                }) = news
+                {
                     let state = state_name(state).to_str().unwrap_or("");
-                    // If there is no event, the state is told twice.
+                    // If there is no event, or no trouble, the state is told once more.
                     let (key, event) = match event {
                         Some(event) => ("EVENT", event),
+                        None => ("STATE", state),
+                    };
+                    let (why_key, why) = match trouble {
+                        Some(trouble) => ("TROUBLE", trouble.text()),
                         None => ("STATE", state),
                     };
                     let result = directory.uevent(&[
@@ -152,6 +162,7 @@ impl WorkItem for Events {
                         fmt!("DST_STATE={state}"),
                         fmt!("DST_ROLE={}", role_name(member.role())),
                         fmt!("DST_{key}={event}"),
+                        fmt!("DST_{why_key}={why}"),
                     ]);
                     if result.is_err() {
                         pr_warn!("{}: a uevent was lost\n", storage.name());

@@ -33,7 +33,10 @@ use crate::{
         },
         time, //
     },
-    meta::layout::Layout,
+    meta::{
+        head::Trouble,
+        layout::Layout, //
+    },
     mirror::Engine,
     node_local,
     node_remote::{
@@ -272,12 +275,12 @@ pub(crate) struct Member {
     copy: Mutex<Option<(Arc<Engine>, u32)>>,
     /// The state of which user space was told last.
     announced: Atomic<u32>,
-    /// The role, and whether there is trouble, of which user space was told last.
+    /// The role, and the trouble, of which user space was told last.
     announced_role: Atomic<u32>,
 }
 
-/// In [`Member::announced_role`]: there is trouble.
-const TROUBLE: u32 = 1 << 8;
+/// In [`Member::announced_role`]: one more than the [`Trouble`], from this bit on; 0: there is none.
+const TROUBLE_SHIFT: u32 = 8;
 
 /// What user space is to be told of a node.
 pub(crate) struct News {
@@ -285,6 +288,8 @@ pub(crate) struct News {
     pub(crate) state: u32,
     /// What has happened to the copy, as `dst monitor` names it.
     pub(crate) event: Option<&'static str>,
+    /// Why it is not taken back, if that is what has happened.
+    pub(crate) trouble: Option<Trouble>,
 }
 
 impl Member {
@@ -395,13 +400,15 @@ impl Member {
         let state = self.state();
         let role = self.role();
         let trouble = match &*self.copy.lock() {
-            Some((mirror, copy)) if mirror.has_trouble(*copy) => TROUBLE,
-            _ => 0,
+            Some((mirror, copy)) => mirror.trouble(*copy),
+            None => None,
         };
+        let now = role | trouble.map_or(0, |why| (why as u32 + 1) << TROUBLE_SHIFT);
         let told = self.announced.xchg(state, Full);
-        let before = self.announced_role.xchg(role | trouble, Full);
-        let event = match (before & !TROUBLE, role) {
-            _ if trouble & !before != 0 => Some("conflict"),
+        let before = self.announced_role.xchg(now, Full);
+        let trouble = trouble.filter(|_| before >> TROUBLE_SHIFT != now >> TROUBLE_SHIFT);
+        let event = match (before & ((1 << TROUBLE_SHIFT) - 1), role) {
+            _ if trouble.is_some() => trouble.map(Trouble::event),
             (before, uapi::ROLE_HEALING) if before != role => Some("heal-start"),
             (uapi::ROLE_HEALING | uapi::ROLE_MISSING, uapi::ROLE_IN_SYNC) => Some("heal-done"),
             (uapi::ROLE_HEALING, uapi::ROLE_MISSING) if self.replaces() != 0 => {
@@ -410,7 +417,11 @@ impl Member {
             (uapi::ROLE_HEALING, uapi::ROLE_MISSING) => Some("heal-interrupted"),
             _ => None,
         };
-        (told != state || before != role | trouble).then_some(News { state, event })
+        (told != state || before != now).then_some(News {
+            state,
+            event,
+            trouble,
+        })
     }
 
     /// Tells all about it.

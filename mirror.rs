@@ -33,6 +33,7 @@
 
 mod change;
 mod control;
+mod discard;
 mod heal;
 mod held;
 mod log;

@@ -23,7 +23,8 @@ use crate::{
         verdict::{
             self,
             Assembly,
-            Found, //
+            Found,
+            Refusal, //
         },
         Block,
         Damage,
@@ -125,7 +126,16 @@ pub(crate) fn judge<'a, T>(
 ) -> Done<(Assembly<'a>, T)> {
     let assembly = match verdict::judge(nodes, asked) {
         Ok(assembly) => assembly,
-        Err(refusal) => return Err(Failure::new(ESTALE, refusal)),
+        Err(refusal) => {
+            // One side of a conflict of copies can be given up; nodes of another storage have no other side.
+            let has_log = |own: &Superblock| own.log().is_some();
+            let are_copies = nodes.iter().any(|node| node.superblock.is_ok_and(has_log));
+            let error = match refusal {
+                Refusal::Conflict { .. } if are_copies => ENOTUNIQ,
+                _ => ESTALE,
+            };
+            return Err(Failure::new(error, refusal));
+        }
     };
     let reference = assembly.reference;
     let Some(known) = fits(reference) else {

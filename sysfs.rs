@@ -150,7 +150,21 @@ impl Attributes for Storage {
         heal_limit!(c"heal_max", heal_max, uapi::SET_HEAL_MAX),
         storage_field!(c"stale", stale),
         storage_field!(c"healed", healed),
+        read_only(c"heal_done", |storage, text| {
+            let info = storage_info(storage)?;
+            line(
+                text,
+                fmt!("{}", info.healed.saturating_sub(info.healed_before)),
+            )
+        }),
+        storage_field!(c"heal_left", heal_left),
         storage_field!(c"heal_rate", heal_rate),
+        read_only(c"heal_seconds_left", |storage, text| {
+            match storage_info(storage)?.heal_seconds_left {
+                uapi::UNKNOWN => line(text, fmt!("")),
+                seconds => line(text, fmt!("{seconds}")),
+            }
+        }),
         storage_field!(c"overlaps", overlaps),
         storage_field!(c"log_waits", log_waits),
         storage_field!(c"log_writes", log_writes),

@@ -26,7 +26,7 @@ use zerocopy_derive::{
 };
 
 /// Version of this ABI; it grows with every change of a structure's meaning or layout.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Path of the control device.
 pub const CONTROL_PATH: &str = "/dev/dst";
@@ -44,6 +44,8 @@ pub const MAX_RULES: usize = 16;
 
 /// [`AddNode::start`] and [`AddNode::size`]: let the module decide.
 pub const AUTO: u64 = u64::MAX;
+/// [`StorageInfo::heal_seconds_left`] and [`NodeInfo::given_up`]: nobody knows.
+pub const UNKNOWN: u64 = u64::MAX;
 /// [`SetNode::node`] and [`NodeRef::node`]: every node of the storage.
 pub const ALL_NODES: u32 = u32::MAX;
 
@@ -193,7 +195,8 @@ pub const KIND_ABSENT: u32 = 3;
 /// The id of an absent copy is this and its number; ids of nodes are below.
 pub const ABSENT: u32 = 1 << 16;
 
-/// [`AddNode::flags`]: for a start that assembles: give up what was written on this node alone.
+/// [`AddNode::flags`]: for a start that assembles, or a copy that is back at a mirror that runs: give up what was written on
+/// this node alone. What that is tells [`NodeInfo::given_up`] afterwards.
 pub const NODE_DISCARD: u32 = 1;
 /// [`AddNode::flags`]: for a start that makes a new storage, or a copy for one that runs: overwrite the superblock
 /// that the node holds.
@@ -285,7 +288,8 @@ named!(
     ///
     /// If there are superblocks, and neither [`START_NEW`] nor [`START_ASSEMBLE`] is set, nodes that all are
     /// blank are a new storage, and nodes that all hold superblocks are assembled. `ESTALE`, `EEXIST` or
-    /// `EUCLEAN` when they don't fit together.
+    /// `EUCLEAN` when they don't fit together; `ENOTUNIQ` when copies were written to apart from each other, and
+    /// [`NODE_DISCARD`] is needed.
     Start,
     3
 );
@@ -446,6 +450,14 @@ node_ref!(
     /// can be named, too. `ENOENT` if the node is not being replaced.
     CancelReplace,
     17
+);
+
+node_ref!(
+    /// Gives up what was written on a node alone, a copy of a mirror that runs, which is there but is not taken back for that
+    /// reason ([`NodeInfo::conflict`]): it is brought up to date. What that is tells [`NodeInfo::given_up`] afterwards.
+    /// `EINVAL` if it is in no such conflict, `EAGAIN` if it can't be looked at now.
+    DiscardNode,
+    18
 );
 
 /// Gives the text of a NUL-padded field; `None` when it is not UTF-8 or has no NUL.

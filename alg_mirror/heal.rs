@@ -87,6 +87,11 @@ struct Walk {
     active: bool,
 }
 
+/// Seconds that `left` sectors take at `rate` sectors a second; `None`: nobody knows, as nothing is copied.
+pub fn seconds_left(left: u64, rate: u64) -> Option<u64> {
+    (rate != 0).then(|| left.div_ceil(rate))
+}
+
 /// What is being healed.
 pub(super) struct Heal {
     walks: [Option<Walk>; HEAL_SLOTS as usize],
@@ -247,6 +252,23 @@ where
     /// Sectors a second that were copied of late.
     pub fn heal_rate(&self) -> u64 {
         self.heal.rate
+    }
+
+    /// Sectors that are still to be copied: what all copies that are healing lack, at most. What is away counts when it is
+    /// back.
+    pub fn heal_left(&self) -> u64 {
+        each(self.healing).fold(0, |sum: u64, copy| {
+            sum.saturating_add(self.stale_sectors(copy))
+        })
+    }
+
+    /// Seconds until copies that are healing lack nothing, if that goes on as it did of late; `None`: nothing was copied of
+    /// late, or there is no such copy.
+    pub fn heal_seconds_left(&self) -> Option<u64> {
+        match self.healing {
+            0 => None,
+            _ => seconds_left(self.heal_left(), self.heal.rate),
+        }
     }
 
     /// Whether something is being healed, or is to be.

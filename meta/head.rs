@@ -7,6 +7,7 @@
 use core::ops::DerefMut;
 
 use super::{
+    given_up::GivenUp,
     layout::Layout,
     log::LogBlock,
     superblock::{
@@ -91,7 +92,45 @@ pub enum Back {
     /// Older than it was left: nothing on it is believed.
     All,
     /// Not to be believed, and not to be written to.
-    Refused(&'static str),
+    Refused(Trouble),
+}
+
+/// Why a copy that is back is not taken back: people must do something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The storage has no such copy.
+    NoCopy,
+    /// It has no superblock that can be used.
+    Damaged,
+    /// It is of another storage.
+    Foreign,
+    /// It is another node of the storage.
+    Other,
+    /// Something was written on it alone.
+    Conflict,
+}
+
+impl Trouble {
+    /// What is wrong, and what to do: at most 95 bytes.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NoCopy => "it is no copy of this storage",
+            Self::Damaged => "its superblock is damaged; remove it, and add it anew",
+            Self::Foreign => "it belongs to another storage now",
+            Self::Other => "another node of this storage is in its place",
+            Self::Conflict => {
+                "it was written to without this storage: conflict; 'dst add --discard' gives that up"
+            }
+        }
+    }
+
+    /// As uevents and `dst monitor` name it: only what can be resolved by giving something up is called a conflict.
+    pub fn event(self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            _ => "refused",
+        }
+    }
 }
 
 /// The superblock as it was written last, and who has it.
@@ -101,8 +140,10 @@ pub struct Head<B> {
     spare: B,
     /// The copies that are here, by their place in the table.
     pub places: [Option<Place>; MAX_COPIES as usize],
-    /// Why a copy is not taken back; empty: nothing speaks against it.
-    pub trouble: [&'static str; MAX_COPIES as usize],
+    /// Why a copy is not taken back; `None`: nothing speaks against it.
+    trouble: [Option<Trouble>; MAX_COPIES as usize],
+    /// What was given up with a copy since the head began.
+    given_up: [Option<GivenUp>; MAX_COPIES as usize],
     /// Copies in the table that no superblock was asked for yet: see [`Self::join`].
     joining: Mask,
     /// The next generation is above this one: some copy has it from a head before.
@@ -117,7 +158,8 @@ impl<B: DerefMut<Target = Block>> Head<B> {
             block,
             spare,
             places: [None; MAX_COPIES as usize],
-            trouble: [""; MAX_COPIES as usize],
+            trouble: [None; MAX_COPIES as usize],
+            given_up: [None; MAX_COPIES as usize],
             joining: 0,
             above: 0,
         }
@@ -131,6 +173,23 @@ impl<B: DerefMut<Target = Block>> Head<B> {
     /// A copy that is here.
     pub fn place(&self, copy: u32) -> Option<&Place> {
         self.places.get(copy as usize)?.as_ref()
+    }
+
+    /// Why a copy is not taken back, as it was looked at last.
+    pub fn trouble(&self, copy: u32) -> Option<Trouble> {
+        self.trouble.get(copy as usize).copied().flatten()
+    }
+
+    /// What was given up with a copy since the head began.
+    pub fn given_up(&self, copy: u32) -> Option<GivenUp> {
+        self.given_up.get(copy as usize).copied().flatten()
+    }
+
+    /// Notes what was given up with a copy.
+    pub fn give_up(&mut self, copy: u32, what: GivenUp) {
+        if let Some(known) = self.given_up.get_mut(copy as usize) {
+            *known = Some(what);
+        }
     }
 
     /// Changes the superblock, in memory.
@@ -194,7 +253,14 @@ impl<B: DerefMut<Target = Block>> Head<B> {
 
     /// A copy is not here any more. One that was to become one does not.
     pub fn forget(&mut self, copy: u32) {
-        if let Some(known) = self.places.get_mut(copy as usize) {
+        let at = copy as usize;
+        if let Some(known) = self.places.get_mut(at) {
+            *known = None;
+        }
+        if let Some(known) = self.trouble.get_mut(at) {
+            *known = None;
+        }
+        if let Some(known) = self.given_up.get_mut(at) {
             *known = None;
         }
         self.dismiss(copy);
@@ -278,40 +344,62 @@ impl<B: DerefMut<Target = Block>> Head<B> {
     /// newer than what it has.
     pub fn look(&mut self, copy: u32, a: Option<&Block>, b: Option<&Block>) -> Back {
         let back = self.judge(copy, a, b);
+        self.note(copy, back, a, b);
+        back
+    }
+
+    /// The same of a copy that is in conflict, and of which the user gives up what was written on it alone: nothing on it is
+    /// believed, as with [`Back::All`]. `false`: it is in no conflict, and nothing has changed.
+    pub fn look_discarding(&mut self, copy: u32, a: Option<&Block>, b: Option<&Block>) -> bool {
+        let conflict = self.judge(copy, a, b) == Back::Refused(Trouble::Conflict);
+        if conflict {
+            self.note(copy, Back::All, a, b);
+        }
+        conflict
+    }
+
+    /// Whether what lies on a copy is what this storage has left there: superblocks of others, and of a copy that was
+    /// written to alone, are not for this one to erase.
+    pub fn is_own(&self, copy: u32, a: Option<&Block>, b: Option<&Block>) -> bool {
+        matches!(
+            self.judge(copy, a, b),
+            Back::Good | Back::All | Back::Refused(Trouble::Damaged)
+        )
+    }
+
+    /// Notes how a copy was found.
+    fn note(&mut self, copy: u32, back: Back, a: Option<&Block>, b: Option<&Block>) {
         let trouble = match back {
-            Back::Refused(why) => why,
-            Back::Good | Back::All => "",
+            Back::Refused(why) => Some(why),
+            Back::Good | Back::All => None,
         };
         if let Some(known) = self.trouble.get_mut(copy as usize) {
             *known = trouble;
         }
         let place = self.places.get_mut(copy as usize).and_then(Option::as_mut);
-        if let Some(place) = place.filter(|_| trouble.is_empty()) {
+        if let Some(place) = place.filter(|_| trouble.is_none()) {
             let found = Place::found(place.uuid, place.layout, a, b);
             self.above = self.above.max(found.seen);
             *place = found.newer_than(place);
         }
-        back
     }
 
     fn judge(&self, copy: u32, a: Option<&Block>, b: Option<&Block>) -> Back {
         let (Some(place), Ok(own)) = (self.place(copy), self.superblock()) else {
-            return Back::Refused("it is no copy of this storage");
+            return Back::Refused(Trouble::NoCopy);
         };
         let Ok(found) = Superblock::newest(a, b) else {
-            return Back::Refused("its superblock is damaged; remove it, and add it anew");
+            return Back::Refused(Trouble::Damaged);
         };
         if found.storage() != own.storage() {
-            return Back::Refused("it belongs to another storage now");
+            return Back::Refused(Trouble::Foreign);
         }
         if found.node() != place.uuid {
-            return Back::Refused("another node of this storage is in its place");
+            return Back::Refused(Trouble::Other);
         }
         // First of all: what was written on it alone is not given up because it is old, too.
         if !has_stopped(found, own) {
-            return Back::Refused(
-                "it was written to without this storage: conflict; see dst assemble",
-            );
+            return Back::Refused(Trouble::Conflict);
         }
         match found.generation() < place.seen {
             true => Back::All,

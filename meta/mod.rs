@@ -11,6 +11,7 @@
 //! - [`superblock`]: who the node is, and what it knows of the others.
 //! - [`log`]: which regions differ between the copies of a mirror.
 //! - [`crc`]: the checksum of both.
+//! - [`given_up`]: what is lost if what was written on a copy alone is given up.
 //! - [`head`]: the superblock of a mirror that runs, and who has it.
 //! - [`verdict`]: whether nodes that were found form a storage, and which of them to believe.
 
@@ -24,6 +25,7 @@ use zerocopy_derive::{
 
 pub mod crc;
 mod entry;
+pub mod given_up;
 pub mod head;
 pub mod layout;
 pub mod log;

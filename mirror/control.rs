@@ -21,6 +21,7 @@ use crate::{
         Mask,
         MAX_COPIES, //
     },
+    array::Node,
     block_io::BlockIo,
     failure::{
         fail,
@@ -33,9 +34,9 @@ use crate::{
     meta::{
         head::{
             Back,
-            Place, //
+            Place,
+            Trouble, //
         },
-        layout::Layout,
         superblock::Replacement,
         Block,
         BLOCK, //
@@ -147,8 +148,13 @@ impl Engine {
         }
         let io = BlockIo::new()?;
         let superblocks = Superblocks::read(&io, &candidate.node)?;
-        match self.returning(candidate, &superblocks, replaces)? {
+        match self.returning(&io, candidate, &superblocks, replaces)? {
             Some(index) => Ok(index),
+            None if candidate.discard => fail!(
+                EINVAL,
+                "{} is no copy of this storage, nothing needs to be given up; add it without --discard",
+                candidate.name()
+            ),
             None => self.add_new(&io, candidate, &superblocks, replaces),
         }
     }
@@ -172,6 +178,7 @@ impl Engine {
     #[inline(never)]
     fn returning(
         &self,
+        io: &BlockIo,
         candidate: &Candidate,
         superblocks: &Superblocks,
         replaces: Option<u32>,
@@ -179,7 +186,7 @@ impl Engine {
         let Ok(found) = superblocks.newest() else {
             return Ok(None);
         };
-        let back = {
+        let (index, back, lacking) = {
             let mut meta = self.mirror.meta.lock();
             let own = meta.superblock()?;
             if own.storage() != found.storage() {
@@ -211,23 +218,35 @@ impl Engine {
                 fail!(EEXIST, "{} is a copy already", candidate.name());
             }
             *known = Some(place);
-            (index, meta.look(index, a, b))
+            let back = match candidate.discard {
+                false => Some(meta.look(index, a, b)),
+                true => meta.look_discarding(index, a, b).then_some(Back::All),
+            };
+            (index, back, self.lacking(&meta, found)?)
         };
         let all = match back {
-            (_, Back::Good) => false,
-            (_, Back::All) => true,
-            (index, Back::Refused(_)) if candidate.discard => {
-                // It becomes a new copy; the old one is no more.
+            Some(Back::Good) => false,
+            Some(Back::All) => true,
+            Some(Back::Refused(why)) => {
                 self.forget(index);
-                self.mirror.inner.lock().core.remove(index);
-                return Ok(None);
+                let error = match why {
+                    Trouble::Conflict => ENOTUNIQ,
+                    _ => ESTALE,
+                };
+                fail!(error, "{}: {}", candidate.name(), why.text());
             }
-            (index, Back::Refused(why)) => {
+            None => {
                 self.forget(index);
-                fail!(ESTALE, "{}: {why}", candidate.name());
+                fail!(
+                    EINVAL,
+                    "{} is in no conflict, nothing needs to be given up; add it without --discard",
+                    candidate.name()
+                );
             }
         };
-        let (index, _) = back;
+        if candidate.discard {
+            self.note_given_up(io, &candidate.node, index, found, lacking);
+        }
         let result = self
             .attach(index, candidate.node.clone())
             .and_then(|()| match replaces {
@@ -263,9 +282,7 @@ impl Engine {
         superblocks: &Superblocks,
         replaces: Option<u32>,
     ) -> Done<u32> {
-        if !candidate.discard {
-            check_free(candidate, superblocks)?;
-        }
+        check_free(candidate, superblocks)?;
         self.blank(io, candidate)?;
         let index = {
             let mut meta = self.mirror.meta.lock();
@@ -317,11 +334,7 @@ impl Engine {
         candidate.node.watch_slowness();
         let added = {
             let mut inner = self.mirror.inner.lock();
-            let added = inner.core.add(index);
-            if added && candidate.discard {
-                inner.core.lack_all(index);
-            }
-            added
+            inner.core.add(index)
         };
         self.mirror.kick();
         if !added {
@@ -404,12 +417,6 @@ impl Engine {
             self.forget(index);
             return Ok(());
         };
-        let layout = self
-            .mirror
-            .meta
-            .lock()
-            .place(index)
-            .map(|place| place.layout);
         let drained = || self.mirror.pending(index) == 0;
         if !time::wait(DRAIN_MS, drained) {
             copy.node.fail_now();
@@ -418,13 +425,27 @@ impl Engine {
                 fsleep(Delta::from_millis(10));
             }
         }
-        self.forget(index);
-        if let Some(layout) = layout.filter(|_| !copy.node.is_lost()) {
-            if wipe(&copy.node, &layout).is_err() {
-                pr_warn!("the superblocks of a copy that was removed could not be erased\n");
-            }
+        if !copy.node.is_lost() && self.wipe(index, &copy.node).is_err() {
+            pr_warn!("the superblocks of a copy that was removed could not be erased\n");
         }
+        self.forget(index);
         Ok(())
+    }
+
+    /// Erases both superblocks of a copy, unless they are not what this storage has left there.
+    fn wipe(&self, index: u32, node: &Node) -> Result {
+        const NOTHING: &Block = &[0; BLOCK];
+        let Some(Place { layout, .. }) = self.mirror.meta.lock().place(index).copied() else {
+            return Ok(());
+        };
+        let io = BlockIo::new()?;
+        let superblocks = Superblocks::read(&io, node)?;
+        let (a, b) = superblocks.blocks();
+        if !self.mirror.meta.lock().is_own(index, a, b) {
+            return Ok(());
+        }
+        io.write(node, layout.superblock_a(), NOTHING)?;
+        io.write(node, layout.superblock_b(), NOTHING)
     }
 
     /// From now on requests that must go to a copy wait.
@@ -492,27 +513,28 @@ impl Engine {
         }
     }
 
-    /// Whether something must be done about a copy that is away.
-    pub(crate) fn has_trouble(&self, index: u32) -> bool {
+    /// What must be done something about, of a copy that is away.
+    pub(crate) fn trouble(&self, index: u32) -> Option<Trouble> {
         let meta = self.mirror.meta.lock();
-        self.role(index) == uapi::ROLE_MISSING
-            && meta
-                .trouble
-                .get(index as usize)
-                .is_some_and(|why| !why.is_empty())
+        let away = self.role(index) == uapi::ROLE_MISSING;
+        meta.trouble(index).filter(|_| away)
     }
 
     /// Tells about a copy.
     pub(crate) fn copy_info(&self, index: u32, out: &mut uapi::NodeInfo) {
         out.role = self.role(index);
+        let trouble = self.trouble(index);
+        out.trouble = *Text::<96>::new(trouble.map_or("", Trouble::text)).bytes();
+        out.conflict = u32::from(trouble == Some(Trouble::Conflict));
         {
             let meta = self.mirror.meta.lock();
             if let Some(place) = meta.place(index) {
                 out.uuid = place.uuid.0;
             }
-            let trouble = meta.trouble.get(index as usize).copied().unwrap_or("");
-            let away = out.role == uapi::ROLE_MISSING;
-            out.trouble = *Text::<96>::new(if away { trouble } else { "" }).bytes();
+            if let Some(what) = meta.given_up(index) {
+                out.given_up_generation = what.generation;
+                out.given_up = what.sectors.unwrap_or(uapi::UNKNOWN);
+            }
         }
         let inner = self.mirror.inner.lock();
         out.stale = inner.core.stale_sectors(index);
@@ -581,6 +603,8 @@ impl Engine {
         out.healed = counters.healed;
         out.healed_before = counters.healed_before;
         out.heal_rate = core.heal_rate();
+        out.heal_left = core.heal_left();
+        out.heal_seconds_left = core.heal_seconds_left().unwrap_or(uapi::UNKNOWN);
         (out.heal_min, out.heal_max) = core.pace();
         out.overlaps = counters.overlaps;
         out.log_waits = counters.log_waits;
@@ -593,10 +617,4 @@ impl Engine {
     }
 }
 
-/// Erases both superblocks.
-fn wipe(node: &crate::array::Node, layout: &Layout) -> Result {
-    const NOTHING: &Block = &[0; BLOCK];
-    let io = BlockIo::new()?;
-    io.write(node, layout.superblock_a(), NOTHING)?;
-    io.write(node, layout.superblock_b(), NOTHING)
 }

@@ -70,7 +70,7 @@ pub(super) fn blank(
 }
 
 /// Memory for the whole log of a node.
-fn area(log: Log) -> Result<KVVec<u8>> {
+pub(super) fn area(log: Log) -> Result<KVVec<u8>> {
     let bytes = usize::try_from(log.sectors() << SECTOR_SHIFT)?;
     Ok(KVVec::from_elem(0, bytes, GFP_KERNEL)?)
 }

@@ -77,6 +77,7 @@ use crate::{
 };
 
 use super::{
+    discard,
     log,
     meta::{
         new_meta,
@@ -163,14 +164,16 @@ pub(crate) fn start(
     let plan = if wish.new.unwrap_or(blank) {
         make(&io, wish, candidates, &found, claim)?
     } else {
-        claimed(
+        let mut plan = claimed(
             |least| {
                 let found = Superblocks::of_all(&io, candidates)?;
                 assemble(wish, candidates, &found, least)
             },
             Plan::identity,
             claim,
-        )?
+        )?;
+        discard::note(&io, candidates, &mut plan)?;
+        plan
     };
     run(&io, wish, candidates, plan, events, hold)
 }

@@ -96,7 +96,7 @@ impl Storage {
     }
 
     /// Calls `act` with the mirror and a node's number as a copy.
-    fn for_copy(&self, id: u32, act: impl FnOnce(&Engine, u32) -> Done) -> Done {
+    fn for_copy(&self, id: u32, act: impl FnOnce(&Arc<Engine>, u32) -> Done) -> Done {
         let inner = self.inner.lock();
         let Some(mirror) = &inner.mirror else {
             fail!(
@@ -113,14 +113,32 @@ impl Storage {
         }
     }
 
+    /// Gives up what was written on a copy alone, that is not taken back for that reason.
+    pub(crate) fn discard(&self, id: u32) -> Done {
+        // So it is not removed meanwhile.
+        let life = self.life.lock();
+        let mut found = None;
+        self.for_copy(id, |mirror, copy| {
+            found = Some((mirror.clone(), copy));
+            Ok(())
+        })?;
+        // Not under `inner`: it reads from the node.
+        if let Some((mirror, copy)) = found {
+            mirror.discard(copy)?;
+        }
+        drop(life);
+        self.events.tell();
+        Ok(())
+    }
+
     /// Lets requests wait that must go to a copy.
     pub(crate) fn suspend(&self, id: u32) -> Done {
-        self.for_copy(id, Engine::suspend)
+        self.for_copy(id, |mirror, copy| mirror.suspend(copy))
     }
 
     /// They go on.
     pub(crate) fn resume(&self, id: u32) -> Done {
-        self.for_copy(id, Engine::resume)
+        self.for_copy(id, |mirror, copy| mirror.resume(copy))
     }
 
     /// Changes a setting of the storage: `uapi::SET_*` of [`uapi::SetStorage`].

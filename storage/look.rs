@@ -96,6 +96,7 @@ impl Storage {
         let _ = uapi::set_text(&mut out.name, self.name());
         let _ = uapi::set_text(&mut out.alg, self.alg_name());
         out.nodes = inner.members.len() as u32;
+        out.heal_seconds_left = uapi::UNKNOWN;
         if self.has_metadata() {
             out.flags = uapi::CREATE_METADATA;
         }

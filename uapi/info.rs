@@ -88,6 +88,11 @@ abi! {
         pub read_overlaps: u64,
         /// Reads that were served from a write that waited for copies that are suspended or away.
         pub read_held: u64,
+        /// Sectors that are still to be copied to copies that are healing, at most.
+        pub heal_left: u64,
+        /// Seconds until these are in sync, if copying goes on as it did of late; [`super::UNKNOWN`]: nothing was copied of
+        /// late, or there is no such copy.
+        pub heal_seconds_left: u64,
     }
 }
 request!(StorageInfo, 11);
@@ -202,8 +207,14 @@ abi! {
         pub trouble: [u8; 96],
         /// The id of the node whose place it takes, and 1; 0: none.
         pub replaces: u32,
-        /// Must be zero.
-        pub reserved: u32,
+        /// Whether [`NodeInfo::trouble`] is that it was written to apart from the others: 0 or 1. [`super::DiscardNode`]
+        /// ends that.
+        pub conflict: u32,
+        /// The generation of its superblock that was given up with what was written on it alone, since the storage was
+        /// started; 0: nothing was.
+        pub given_up_generation: u64,
+        /// Sectors, at most, that were written on it alone, and given up; [`super::UNKNOWN`]: its log does not tell.
+        pub given_up: u64,
     }
 }
 request!(NodeInfo, 12);

@@ -10,7 +10,7 @@ use kernel::{
 };
 
 /// Room for the strings of one uevent. The kernel has 2048 bytes, of which it takes some itself.
-pub(super) const EVENT_BYTES: usize = 512;
+pub(super) const EVENT_BYTES: usize = 640;
 
 /// The most strings that one uevent can carry; the kernel has 64, of which it takes some itself.
 const EVENT_STRINGS: usize = 16;

@@ -177,10 +177,11 @@ same "in-sync in-sync" "$(dst status --json | jq -r '.storages[0].nodes | map(.r
 [[ $(attr shown uuid) =~ ^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$ ]] || fail "uuid: $(attr shown uuid)"
 [[ $(cat /sys/devices/shown/n-*/uuid | sort -u | wc -l) -eq 2 ]] || fail "UUIDs of the nodes"
 same "least-pending" "$(attr shown read_policy)" "read policy"
-for f in heal_min heal_max healed stale overlaps log_waits log_writes read_overlaps read_held rescued rewritten; do
+for f in heal_min heal_max healed heal_done heal_left heal_rate stale overlaps log_waits log_writes read_overlaps read_held rescued rewritten; do
 	[[ $(attr shown $f) =~ ^[0-9]+$ ]] || fail "$f: $(attr shown $f)"
 done
 same "0 0" "$(attr shown healed) $(attr shown stale)" "healed, stale of a new mirror"
+same "" "$(attr shown heal_seconds_left)" "time left while nothing is healed"
 # A new mirror is not copied from end to end, and the log is not written for each write.
 dd if=/dev/zero of=/dev/dst-shown bs=4k count=256 oflag=direct status=none
 [[ $(attr shown log_writes) -lt 40 ]] || fail "$(attr shown log_writes) writes of the log for 16 regions"

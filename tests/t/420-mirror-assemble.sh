@@ -4,6 +4,7 @@
 # Long: debug
 # Timeout: 1200
 . "$TESTS/lib.sh"
+need jq
 
 load
 modprobe loop
@@ -184,7 +185,10 @@ mark right 2
 down
 refused 'loop[01] and .*loop[01] were written to apart.*--discard' $A $B
 refused "were written to apart" $B $A --degraded
-up $A $B --discard $B
+# The commands that resolve it are named; the one that is given says what is lost.
+refused "'dst assemble asm $A $B --discard $A' or 'dst assemble asm $A $B --discard $B'" $A $B
+expect "given up with L: $B: up to 128.0 KiB that were written on it alone" up $A $B --discard $B
+same 131072 "$(dst status asm --json | jq '.storages[0].nodes[] | select(.path == "'$B'").given_up.bytes')" "bytes given up"
 all_healthy
 marked left 1
 marked both 0

@@ -29,11 +29,29 @@ now_ms() { sed -E 's/^([0-9]+)\.([0-9]+) .*/\1\20/' /proc/uptime; }
 dst create live --alg alg_mirror $L0 $L1 --start-array
 dd if=/dev/urandom of=$disk bs=1M seek=8 count=8 oflag=direct status=none
 
+# listen NAME : what happens to that storage is written down; $monitor does that.
+listen() {
+	events=$TMP/events-$1
+	dst monitor "$1" --json >"$events" 2>"$TMP/monitor-$1" &
+	monitor=$!
+	wait_until 10 grep -q listening "$TMP/monitor-$1"
+}
+# hush : ends that. Events are JSON, one in a line.
+hush() {
+	kill -TERM $monitor
+	wait_until 10 not kill -0 $monitor
+	jq -e . "$events" >/dev/null || { cat "$events"; fail "events are no JSON"; }
+	[[ $(wc -l <"$events") -eq $(jq -c . "$events" | wc -l) ]] || fail "an event is not one line"
+}
+saw() { grep -q -- "$1" "$events"; }
+# told LINE FILTER : behind that line there is an event of the remote node for which it is true.
+told() {
+	tail -n +$(($1 + 1)) "$events" | jq -ne "[inputs | select(.type // \"\" | endswith(\":12301\")) | select($2)] | length > 0"
+}
+so_far() { wc -l <"$events"; }
+
 echo "- events"
-dst monitor live --json >"$TMP/events" 2>"$TMP/monitor" &
-monitor=$!
-wait_until 10 grep -q listening "$TMP/monitor"
-saw() { grep -q -- "$1" "$TMP/events"; }
+listen live
 
 echo "- a copy is added under load"
 load_begin $disk "$log" --area 256:512 --rate 100
@@ -242,11 +260,66 @@ wait_until 30 copied 1
 # The clock first, and last at the end: the time is never too short, however busy the machine is.
 start=$(now_ms) from=$(attr live healed)
 expect 'healing.* of ' dst status live
-wait_until 120 copied 5
-sectors=$(($(attr live healed) - from)) took=$(($(now_ms) - start))
-((sectors * 1000 <= 2048 * took + 512 * 1000)) || fail "$sectors sectors in $took ms, with a limit of 1 MiB a second"
+# While it heals: milliseconds, speed, seconds left (-1: unknown), bytes left and done; and bytes done as sysfs shows them.
+while attr_is live health healing >/dev/null; do
+	told_now=$(dst status live --json | jq -r '.storages[0].mirror | "\(.heal_rate) \(.seconds_left // -1) \(.healing_left) \(.healing_done)"')
+	echo "$(date +%s%3N) $told_now $(($(attr live heal_done) * 512)) $(($(attr live heal_left) * 512)) $(attr live heal_seconds_left)"
+	sleep 0.3
+done >"$TMP/looks"
 all_healthy 120
 (($(attr live healed) - before >= 6 * 2048)) || fail "$(($(attr live healed) - before)) sectors were copied"
+sectors=$(($(attr live healed) - from)) took=$(($(now_ms) - start))
+((sectors * 1000 <= 2048 * took + 512 * 1000)) || fail "$sectors sectors in $took ms, with a limit of 1 MiB a second"
+same "0 " "$(attr live heal_left) $(attr live heal_seconds_left)" "heal_left, heal_seconds_left when it is done"
+(($(attr live heal_done) >= 6 * 2048)) || fail "heal_done: $(attr live heal_done)"
+python3 - "$TMP/looks" "$(date +%s%3N)" $((1 << 20)) "$SLOW" <<'END' || { cat "$TMP/looks"; fail "what is told of healing is not so"; }
+import sys
+looks = [[int(word) for word in line.split()] for line in open(sys.argv[1])]
+end, limit, slow = (int(word) for word in sys.argv[2:])
+# The last look may have been when it was over, and the first ones were before anything was copied.
+looks = [look for look in looks if look[2] >= 0 and look[3] and len(look) == 8]
+assert len(looks) >= 3, "too few looks"
+for look, later in zip(looks, looks[1:]):
+    assert look[4] <= look[5] <= later[4], f"done: {look[4]} by the command, then {look[5]} in sysfs, then {later[4]}"
+    assert look[3] >= look[6] >= later[3], f"left: {look[3]} by the command, then {look[6]} in sysfs, then {later[3]}"
+# After three seconds the speed is that of late; before that it rises.
+settled = [look for look in looks if look[0] >= looks[0][0] + 2500] or looks[-1:]
+middle = lambda values: sorted(values)[len(values) // 2]
+rate = middle([look[1] for look in settled])
+# So fast it was, by the same clock; a machine that is slow does not reach the limit.
+first, last = looks[0], looks[-1]
+real = (last[4] - first[4]) * 1000 / (last[0] - first[0])
+assert min(real, limit) / 2 <= rate <= 2 * limit, f"{rate} bytes a second are told; it were {real:.0f}, with a limit of {limit}"
+assert first[2] > last[2], f"seconds left: first {first[2]}, last {last[2]}"
+# What was promised, and what it took: the end itself takes a moment, too.
+good = 0
+for look in settled:
+    took = (end - look[0]) / 1000
+    good += took <= 3 * look[2] + 4 * slow and look[2] <= 3 * took + 2
+assert good * 2 >= len(settled), f"{good} of {len(settled)} times the time left was about right"
+print(f"[{rate >> 10} KiB/s told, {real / 1024:.0f} in fact; {first[2]} s left, then {last[2]} s]", end=" ")
+END
+# The same, interrupted.
+server_kill 12301
+dd if=/dev/urandom of=$disk bs=1M count=6 oflag=direct status=none
+wait_until 30 role_is live :12301 missing
+line=$(so_far)
+server_again 12301
+wait_until 60 told "$line" '.state == "up"'
+wait_until 60 told "$line" '.event == "heal-start" and .role == "healing" and .state == "up"'
+some_done() { (($(attr live heal_done) >= 1024)); }
+wait_until 30 some_done
+attr_is live health healing
+line=$(so_far)
+server_kill 12301
+# It is failed as soon as it has left: nothing waits for it.
+wait_until 30 told "$line" '.state == "lost" or .state == "failed"'
+wait_until 30 told "$line" '.event == "heal-interrupted" and .role == "missing" and .state != "up"'
+server_again 12301
+wait_until 60 told "$line" '.state == "up"'
+wait_until 90 told "$line" '.event == "heal-start" and .role == "healing"'
+wait_until 90 told "$line" '.event == "heal-done" and .role == "in-sync"'
+all_healthy 60
 dst set live heal-max=0 heal-min=1G
 server_kill 12301
 dd if=/dev/urandom of=$disk bs=1M count=6 oflag=direct status=none
@@ -296,10 +369,7 @@ equal $L0 $L1
 echo "- what was told"
 wait_until 10 saw heal-start
 wait_until 10 saw heal-done
-kill -TERM $monitor
-wait_until 10 not kill -0 $monitor
-jq -e . "$TMP/events" >/dev/null || { cat "$TMP/events"; fail "events are no JSON"; }
-[[ $(wc -l <"$TMP/events") -eq $(jq -c . "$TMP/events" | wc -l) ]] || fail "an event is not one line"
+hush
 delete live
 refused() { refuse "$@"; [[ ! -e /sys/devices/live ]] || fail "a storage was left behind"; }
 server_again 12301
@@ -307,6 +377,92 @@ refused 'removed from storage' dst assemble live $L0 $L1 $remote
 dst assemble live $L1 $L0
 healthy live
 delete live
+
+echo "- a copy that was written to elsewhere"
+dst create apart --alg alg_mirror $L0 $remote --force --start-array
+disk=/dev/dst-apart
+listen apart
+# leaves : the remote copy is lost, and lacks something; its disk is $raw.
+leaves() {
+	server_kill 12301
+	dd if=/dev/urandom of=$disk bs=64k seek=50 count=1 oflag=direct status=none
+	wait_until 30 role_is apart :12301 missing
+	raw=$(loop "$image")
+}
+# comes_back EVENT PATTERN : it is refused for that reason, and nothing is written to it.
+comes_back() {
+	wait_until 10 losetup -d "$raw"
+	local was line
+	was=$(sha256sum <"$image")
+	line=$(so_far)
+	server_again 12301
+	wait_until 90 told "$line" ".event == \"$1\" and .role == \"missing\" and (.trouble | test(\"$2\"))"
+	dd if=/dev/urandom of=$disk bs=64k seek=60 count=2 oflag=direct status=none
+	expect "$2" dst status apart
+	expect "$2" attr apart "$(copy apart :12301)/trouble"
+	attr_is apart health degraded
+	role_is apart :12301 missing
+	same "$was" "$(sha256sum <"$image")" "what is on the copy"
+	for event in conflict refused; do
+		[[ $event == "$1" ]] || not told "$line" ".event == \"$event\"" >/dev/null || fail "it was told of as $event, too"
+	done
+}
+wait_until 60 healthy apart
+leaves
+dst assemble elsewhere "$raw" --degraded
+dd if=/dev/urandom of=/dev/dst-elsewhere bs=64k seek=10 count=3 oflag=direct status=none
+delete elsewhere
+comes_back conflict 'written to without this storage: conflict'
+expect "'dst add apart [^ ]*:12301 --discard' gives up" dst status apart
+same true "$(dst status apart --json | jq '.storages[0].nodes[] | select(.type | endswith(":12301")).conflict')" "conflict in JSON"
+refuse 'is a copy already' dst add apart $remote
+refuse 'no conflict' dst add apart $L0 --discard
+line=$(so_far)
+# It says what is lost: at least what was written there.
+expect 'given up with .*:12301: up to [0-9.]+ [KM]iB that were written on it alone' dst add apart $remote --discard
+lost=$(dst status apart --json | jq '.storages[0].nodes[] | select(.type | endswith(":12301")).given_up.bytes')
+((3 * 65536 <= lost && lost <= 8 << 20)) || fail "$lost bytes are said to be given up; 192 KiB were written"
+wait_until 30 told "$line" '.event == "heal-start"'
+wait_until 60 told "$line" '.event == "heal-done"'
+wait_until 60 healthy apart
+oracle equal "$data" $disk $L0 "$image"
+
+echo "- a copy that has another superblock, or none"
+# Removed, it is not this storage that erases what another one has written there.
+leaves
+dst create foreign --alg alg_mirror "$raw" --force --start-array
+delete foreign
+comes_back refused 'belongs to another storage'
+dst remove apart $remote
+wait_until 30 healthy apart
+raw=$(loop "$image")
+dst assemble foreign "$raw"
+delete foreign
+wait_until 10 losetup -d "$raw"
+refuse "node of storage 'foreign'" dst add apart $remote
+refuse 'no copy of this storage' dst add apart $remote --discard
+dst add apart $remote --force
+wait_until 60 healthy apart
+leaves
+dd if=/dev/zero of="$raw" bs=512 seek=$((sectors - 16)) count=16 oflag=direct status=none
+comes_back refused 'superblock is damaged'
+dst remove apart $remote
+dst add apart $remote
+wait_until 60 healthy apart
+oracle equal "$data" $disk $L0 "$image"
+hush
+delete apart
+
+echo "- a node that is waited for"
+dst create line --no-metadata $remote --start-array
+listen line
+server_kill 12301
+wait_until 30 told 0 '.state == "lost" and .role == "none"'
+line=$(so_far)
+server_again 12301
+wait_until 60 told "$line" '.state == "up"'
+hush
+delete line
 wait_until 10 dmsetup remove l0
 wait_until 10 dmsetup remove l1
 unload

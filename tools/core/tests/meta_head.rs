@@ -40,9 +40,29 @@ fn place(copy: u8) -> Place {
     }
 }
 
-/// A mirror of three copies in sync, of which the first two are here.
-fn head() -> Head<Box<Block>> {
+/// The superblock of another storage.
+fn foreign() -> Box<Block> {
     let new = New {
+        storage: uuid(2),
+        ..new()
+    };
+    let mut block = empty();
+    let superblock = Superblock::blank(&mut block, &new).unwrap();
+    let entry = Entry {
+        uuid: uuid(11),
+        start: 0,
+        size: 2048,
+        seen: 1,
+        state: NodeState::InSync,
+    };
+    superblock.set_entry(0, &entry).unwrap();
+    superblock.address(0, uuid(11), SECTORS);
+    superblock.seal();
+    block
+}
+
+fn new() -> New<'static> {
+    New {
         storage: uuid(1),
         name: "data",
         alg: "alg_mirror",
@@ -51,9 +71,13 @@ fn head() -> Head<Box<Block>> {
         sectors: 2048,
         log: Some(log()),
         data: uuid(100),
-    };
+    }
+}
+
+/// A mirror of three copies in sync, of which the first two are here.
+fn head() -> Head<Box<Block>> {
     let mut block = empty();
-    let superblock = Superblock::blank(&mut block, &new).unwrap();
+    let superblock = Superblock::blank(&mut block, &new()).unwrap();
     for copy in 0..3 {
         let entry = Entry {
             uuid: uuid(10 + copy),
@@ -182,9 +206,13 @@ fn a_copy_that_was_away_is_back() {
     assert_eq!(look(&mut head, &older), Back::All);
     assert_eq!(head.place(1).unwrap().seen, 3, "what was known counts");
     let other = changed(&left, |own| own.address(1, uuid(99), SECTORS));
-    assert!(matches!(look(&mut head, &other), Back::Refused(why) if why.contains("another node")));
-    assert_ne!(head.trouble[1], "");
-    assert!(matches!(look(&mut head, &empty()), Back::Refused(why) if why.contains("damaged")));
+    assert!(
+        matches!(look(&mut head, &other), Back::Refused(why) if why.text().contains("another node"))
+    );
+    assert_eq!(head.trouble(1), Some(Trouble::Other));
+    assert!(
+        matches!(look(&mut head, &empty()), Back::Refused(why) if why.text().contains("damaged"))
+    );
 }
 
 #[test]
@@ -202,18 +230,71 @@ fn what_was_written_on_a_copy_alone_is_not_given_up_because_it_is_old() {
         own.rename_data(uuid(150));
         own.bump();
     });
-    assert!(matches!(look(&mut head, &alone), Back::Refused(why) if why.contains("conflict")));
+    assert!(
+        matches!(look(&mut head, &alone), Back::Refused(why) if why.text().contains("conflict"))
+    );
+    assert_eq!(head.trouble(1), Some(Trouble::Conflict));
     // The same of one that was being healed.
     let healing = changed(&alone, |own| {
         own.set_state(0, NodeState::InSync).unwrap();
         own.set_state(1, NodeState::Healing).unwrap();
     });
-    assert!(matches!(look(&mut head, &healing), Back::Refused(why) if why.contains("conflict")));
+    assert!(
+        matches!(look(&mut head, &healing), Back::Refused(why) if why.text().contains("conflict"))
+    );
     assert_eq!(
         head.place(1).unwrap().seen,
         6,
         "it says nothing of this storage"
     );
+}
+
+#[test]
+fn what_was_written_on_a_copy_alone_is_given_up_by_a_word_only() {
+    let mut head = head();
+    head.next(&ALL, never).unwrap();
+    head.saw(0b011);
+    let left = superblock(&head, 1);
+    head.next(&WITHOUT, || uuid(101)).unwrap();
+    head.saw(0b001);
+    let alone = changed(&left, |own| {
+        own.set_state(0, NodeState::Missing).unwrap();
+        own.set_state(2, NodeState::Missing).unwrap();
+        own.rename_data(uuid(150));
+        own.advance(40);
+    });
+    let (a, b) = (Some(&*alone), Some(&*alone));
+    assert_eq!(look(&mut head, &alone), Back::Refused(Trouble::Conflict));
+    assert!(!head.is_own(1, a, b), "it is not for this storage to erase");
+    assert!(head.look_discarding(1, a, b));
+    assert_eq!(head.trouble(1), None);
+    // What it gets from now on is newer than what it has.
+    assert_eq!(head.place(1).unwrap().seen, 40);
+    head.next(&WITHOUT, || uuid(102)).unwrap();
+    assert!(head.superblock().unwrap().generation() > 40);
+    // A copy that is in no conflict has nothing to give up, nor has one that is not of this storage, or damaged.
+    let foreign = foreign();
+    let nothing = empty();
+    for (block, own) in [(&left, true), (&foreign, false), (&nothing, true)] {
+        let before = head.trouble(1);
+        assert!(!head.look_discarding(1, Some(block), Some(block)));
+        assert_eq!(head.trouble(1), before);
+        assert_eq!(head.is_own(1, Some(block), Some(block)), own);
+    }
+    assert_eq!(look(&mut head, &foreign), Back::Refused(Trouble::Foreign));
+    // It is called a conflict only if it is one, and what is said of it fits.
+    for trouble in [
+        Trouble::NoCopy,
+        Trouble::Damaged,
+        Trouble::Foreign,
+        Trouble::Other,
+        Trouble::Conflict,
+    ] {
+        assert_eq!(trouble.event() == "conflict", trouble == Trouble::Conflict);
+        assert!(trouble.text().len() < 96, "{}", trouble.text());
+    }
+    head.forget(1);
+    assert_eq!(head.trouble(1), None);
 }
 
 #[test]

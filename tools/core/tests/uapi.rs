@@ -46,9 +46,11 @@ fn layout() {
         describe::<ResumeNode>(),
         describe::<SetStorage>(),
         describe::<CancelReplace>(),
+        describe::<DiscardNode>(),
     ];
     let sizes = [
-        248, 260, 568, 240, 240, 240, 240, 240, 256, 1048, 240, 432, 904, 1152, 240, 240, 248, 240,
+        248, 260, 568, 240, 240, 240, 240, 240, 256, 1048, 240, 448, 920, 1152, 240, 240, 248, 240,
+        240,
     ];
     for (number, (request, size)) in requests.iter().zip(sizes).enumerate() {
         // `_IOWR(0xd5, NR, size)`.
@@ -81,10 +83,12 @@ fn offsets() {
     assert_eq!(offset_of!(StorageInfo, uuid), 304);
     assert_eq!(offset_of!(StorageInfo, left), 408);
     assert_eq!(offset_of!(StorageInfo, read_held), 424);
+    assert_eq!(offset_of!(StorageInfo, heal_seconds_left), 440);
     assert_eq!(offset_of!(NodeInfo, requests), 608);
     assert_eq!(offset_of!(NodeInfo, role), 768);
     assert_eq!(offset_of!(NodeInfo, trouble), 800);
     assert_eq!(offset_of!(NodeInfo, replaces), 896);
+    assert_eq!(offset_of!(NodeInfo, given_up), 912);
     assert_eq!(offset_of!(ExportInfo, rules), 640);
 }
 

@@ -31,6 +31,7 @@ use crate::control::{
     put,
     Control, //
 };
+use crate::discard;
 use crate::error::{
     failed,
     Error,
@@ -112,7 +113,7 @@ fn fill(context: &Context<'_>, control: &dyn Control, spec: &Create) -> Result<V
     }
     if spec.start {
         let flags = if spec.metadata { START_NEW } else { 0 };
-        done.push(start(control, &spec.name, flags)?);
+        done.push(start(control, &spec.name, flags, String::new)?);
     }
     Ok(done)
 }
@@ -141,7 +142,8 @@ pub(crate) fn assemble(
     };
     let alg = info::storage(control, name)?.map_or("?".into(), |storage| storage.alg);
     context.say(&format!("{name}: assembled, {alg}"))?;
-    done.iter().try_for_each(|text| context.say(text))
+    done.iter().try_for_each(|text| context.say(text))?;
+    discard::tell(context, control, name, |_| true)
 }
 
 /// Adds the nodes that are there, and starts the storage that they tell of; gives what was done.
@@ -178,7 +180,9 @@ fn gather(
         ));
     }
     let degraded = if spec.degraded { START_DEGRADED } else { 0 };
-    done.push(start(control, name, START_ASSEMBLE | degraded)?);
+    done.push(start(control, name, START_ASSEMBLE | degraded, || {
+        discard::commands(spec)
+    })?);
     Ok(done)
 }
 
@@ -202,10 +206,17 @@ pub(crate) fn add(context: &mut Context<'_>, control: &dyn Control, spec: &Add) 
     let place = Place {
         start: spec.start.unwrap_or(AUTO),
         size: spec.size.unwrap_or(AUTO),
-        flags: if spec.force { NODE_FORCE } else { 0 },
+        flags: match (spec.force, spec.discard) {
+            (true, _) => NODE_FORCE,
+            (false, true) => NODE_DISCARD,
+            (false, false) => 0,
+        },
         replaces: 0,
     };
     for node in &spec.nodes {
+        if spec.discard && discard::of_copy(context, control, name, node)? {
+            continue;
+        }
         match add_node(context, control, name, node, &place, &spec.options) {
             Ok(text) => context.say(&text)?,
             Err(NotAdded { error, .. }) => {
@@ -217,7 +228,10 @@ pub(crate) fn add(context: &mut Context<'_>, control: &dyn Control, spec: &Add) 
             }
         }
     }
-    Ok(())
+    match spec.discard {
+        true => discard::tell(context, control, name, |_| true),
+        false => Ok(()),
+    }
 }
 
 /// `dst replace`: `old` is the id of the node that goes, `text` the same in words.

@@ -96,6 +96,7 @@ one that can't be reached is left out; 'dst add' adds it when it is back.")]
 Examples:
   dst add storage /dev/sdb --start 0 --size 20G
   dst add mirror nbd://via/vol1
+  dst add mirror kano:10809 --discard
 A new copy of a mirror that runs is brought up to date while the mirror is used.")]
     Add(AddArgs),
     /// Start storages: /dev/dst-NAME appears
@@ -214,6 +215,7 @@ impl Command {
                     size: args.size,
                     options: args.options.options(),
                     force: args.force,
+                    discard: args.discard,
                 })];
                 if args.start_array {
                     operations.push(Operation::Start(Start {

@@ -96,8 +96,10 @@ pub struct Mirror {
     pub stale: u64,
     /// Bytes that were copied to copies that lacked them.
     pub healed: u64,
-    /// Bytes of the present healing that are copied.
+    /// Bytes of the present healing, or of the last one, that are copied.
     pub healing_done: u64,
+    /// Bytes that are still to be copied to copies that are healing, at most; what missing ones lack is not among them.
+    pub healing_left: u64,
     /// Bytes a second that were copied of late.
     pub heal_rate: u64,
     /// Seconds until copies that are healing are in sync, if that goes on so; unknown while nothing is copied.
@@ -124,6 +126,11 @@ pub struct Mirror {
     pub left: u64,
 }
 
+/// A number that the module may not know.
+fn known(number: u64) -> Option<u64> {
+    (number != uapi::UNKNOWN).then_some(number)
+}
+
 impl Mirror {
     /// Takes the module's answer apart.
     fn new(info: &StorageInfo) -> Self {
@@ -134,7 +141,8 @@ impl Mirror {
             healed: bytes(info.healed),
             healing_done: bytes(info.healed.saturating_sub(info.healed_before)),
             heal_rate: bytes(info.heal_rate),
-            seconds_left: None,
+            healing_left: bytes(info.heal_left),
+            seconds_left: known(info.heal_seconds_left),
             heal_min: bytes(info.heal_min),
             heal_max: bytes(info.heal_max),
             overlaps: info.overlaps,
@@ -183,6 +191,10 @@ pub struct Node {
     pub stale: u64,
     /// Why it is no copy in sync, if something must be done about that.
     pub trouble: Option<String>,
+    /// Whether that is because it was written to apart from the others: `dst add --discard` gives that up.
+    pub conflict: bool,
+    /// What was given up with it since the storage was started.
+    pub given_up: Option<GivenUp>,
     /// Where it begins in the storage, in sectors.
     pub start: u64,
     /// Used size in bytes.
@@ -209,6 +221,15 @@ pub struct Node {
     pub resent: u64,
     /// Finished requests and bytes.
     pub finished: Counters,
+}
+
+/// What was written on a copy alone, and was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct GivenUp {
+    /// The generation of its superblock.
+    pub generation: u64,
+    /// Bytes, at most; `None`: its log does not tell.
+    pub bytes: Option<u64>,
 }
 
 /// An export.
@@ -398,33 +419,14 @@ impl Storage {
     }
 }
 
-impl Storage {
-    /// Bytes that are being copied to copies that lack them; what missing copies lack is not.
-    pub fn to_heal(&self) -> u64 {
-        let healing = self
-            .nodes
-            .iter()
-            .filter(|node| node.role == Some("healing"));
-        healing.fold(0, |sum, node| sum.saturating_add(node.stale))
-    }
-
-    /// See [`Mirror::seconds_left`].
-    pub fn seconds_left(&self) -> Option<u64> {
-        self.mirror.as_ref()?.seconds_left
-    }
-
-    /// Tells how long healing goes on, once the nodes are known.
-    pub fn estimate(&mut self) {
-        let left = self.to_heal();
-        let healing = self.nodes.iter().any(|node| node.role == Some("healing"));
-        if let Some(mirror) = &mut self.mirror {
-            let known = healing && mirror.heal_rate != 0;
-            mirror.seconds_left = known.then(|| left.div_ceil(mirror.heal_rate));
-        }
-    }
-}
-
 impl Node {
+    /// How it is named on a command line.
+    pub fn spelling(&self) -> &str {
+        self.type_text
+            .split_once(": ")
+            .map_or(self.type_text.as_str(), |(_, name)| name)
+    }
+
     /// Takes the module's answer apart.
     fn new(info: &NodeInfo) -> Self {
         let path = text(&info.path);
@@ -471,6 +473,11 @@ impl Node {
             uuid: uuid(info.uuid),
             stale: info.stale.saturating_mul(SECTOR),
             trouble: Some(text(&info.trouble)).filter(|trouble| !trouble.is_empty()),
+            conflict: info.conflict != 0,
+            given_up: (info.given_up_generation != 0).then(|| GivenUp {
+                generation: info.given_up_generation,
+                bytes: known(info.given_up).map(|sectors| sectors.saturating_mul(SECTOR)),
+            }),
             start: info.start,
             size: info.size.saturating_mul(SECTOR),
             sectors: info.size,

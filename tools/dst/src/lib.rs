@@ -15,6 +15,7 @@ pub mod apply;
 mod assemble;
 pub mod cli;
 pub mod control;
+mod discard;
 pub mod discover;
 pub mod error;
 pub mod info;

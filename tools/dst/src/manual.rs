@@ -112,7 +112,12 @@ can't be reached is left out if the others know that it lacks data; if it may ho
 gives these up. Nodes that were written to apart from each other are refused;
 .B \-\-discard
 .I NODE
-gives up what was written on that node alone.
+gives up what was written on that node alone, and says how much that is. A copy that comes back to a mirror that runs, and
+was written to elsewhere meanwhile, is not taken back:
+.B dst add
+.I NAME NODE
+.B \-\-discard
+gives that up, and takes it back.
 "#;
 
 /// What the page says behind the options.

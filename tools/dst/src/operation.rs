@@ -162,6 +162,8 @@ pub struct Add {
     pub options: NodeOptions,
     /// Whether to write over what nodes tell of storages that they belong to.
     pub force: bool,
+    /// Whether to give up what was written on them alone.
+    pub discard: bool,
 }
 
 /// See [`Operation::Replace`].

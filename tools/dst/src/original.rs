@@ -112,6 +112,7 @@ impl Original {
                 size: self.size,
                 options: NodeOptions::default(),
                 force: false,
+                discard: false,
             }));
         } else if self.start.is_some() || self.size.is_some() {
             return usage(
@@ -276,6 +277,7 @@ mod tests {
             size: None,
             options: NodeOptions::default(),
             force: false,
+            discard: false,
         }
     }
 

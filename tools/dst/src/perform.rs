@@ -38,6 +38,7 @@ use crate::control::{
     put,
     Control, //
 };
+use crate::discard;
 use crate::error::{
     failed,
     Error,
@@ -73,8 +74,9 @@ pub fn perform(context: &mut Context<'_>, operations: &[Operation]) -> Result {
             Operation::Assemble(spec) => assemble::assemble(context, control, spec)?,
             Operation::Start(spec) => {
                 let flags = if spec.degraded { START_DEGRADED } else { 0 };
-                let text = start(control, &spec.name, flags)?;
+                let text = start(control, &spec.name, flags, String::new)?;
                 context.say(&text)?;
+                discard::tell(context, control, &spec.name, |_| true)?;
             }
             Operation::Stop(name) => {
                 named::<Stop>(control, name, Stop)
@@ -159,6 +161,9 @@ pub(crate) fn refused(refusal: &Refusal, what: &str, name: &str) -> Error {
             libc::ESTALE => "its nodes lack data that other nodes may hold; name these too, or start \
                              without them by --degraded"
                 .into(),
+            libc::ENOTUNIQ => "its nodes were written to apart from each other; 'dst assemble --discard \
+                               NODE' gives up all that was written on NODE alone"
+                .into(),
             libc::EEXIST => format!(
                 "a node belongs to a storage already; 'dst assemble {name} NODE...' uses it, --force of \
                  'dst create' and 'dst add' takes it"
@@ -172,10 +177,25 @@ pub(crate) fn refused(refusal: &Refusal, what: &str, name: &str) -> Error {
     Error::Failed(format!("can't {what} '{name}': {why}"))
 }
 
-/// Starts a storage, with `START_*`; gives what was done.
-pub(crate) fn start(control: &dyn Control, name: &str, flags: u32) -> Result<String> {
-    named_with(control, name, flags, Start)
-        .map_err(|refusal| refused(&refusal, "start storage", name))?;
+/// Starts a storage, with `START_*`; gives what was done. `discard`: the commands that resolve a conflict of its nodes.
+pub(crate) fn start(
+    control: &dyn Control,
+    name: &str,
+    flags: u32,
+    discard: impl Fn() -> String,
+) -> Result<String> {
+    named_with(control, name, flags, Start).map_err(|refusal| {
+        let commands = match refusal.errno {
+            libc::ENOTUNIQ => discard(),
+            _ => String::new(),
+        };
+        match (refused(&refusal, "start storage", name), commands.as_str()) {
+            (Error::Failed(text), commands) if !commands.is_empty() => {
+                Error::Failed(format!("{text}: {commands}"))
+            }
+            (error, _) => error,
+        }
+    })?;
     let mut text = format!("{name}: started, /dev/dst-{name}");
     if let Some(storage) = info::storage(control, name)? {
         text.push_str(&format!(", {}", human(storage.size as f64)));
@@ -296,7 +316,7 @@ fn find(context: &Context<'_>, control: &dyn Control, name: &str, which: &Which)
 }
 
 /// Makes a request that is nothing but a node.
-fn node_ref<T: Request>(
+pub(crate) fn node_ref<T: Request>(
     control: &dyn Control,
     name: &str,
     node: u32,

@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use crate::control::Control;
+use crate::discard;
 use crate::error::{
     failed,
     Result, //
@@ -50,7 +51,6 @@ impl Status {
         storages.retain(|storage| is_meant(&storage.name));
         for storage in &mut storages {
             storage.nodes = info::nodes(control, &storage.name)?;
-            storage.estimate();
         }
         let mut exports = info::exports(control)?;
         exports.retain(|export| is_meant(&export.name));
@@ -199,6 +199,9 @@ fn render_storage(storage: &Storage, colour: bool) -> String {
         if let Some(trouble) = &node.trouble {
             table.note(trouble, Style::Bad);
         }
+        if node.conflict {
+            table.note(&discard::note(storage, node), Style::Bad);
+        }
         if let Some(note) = replace_note(storage, node) {
             table.note(&note, Style::Warn);
         }
@@ -269,7 +272,7 @@ fn health_line(storage: &Storage) -> Option<(String, Style)> {
     };
     if storage.alg != MIRROR_ALG {
         // A node is being replaced.
-        let text = healing_text(storage, mirror).replace("healing", "replacing:");
+        let text = healing_text(mirror).replace("healing", "replacing:");
         return Some((text, style));
     }
     let count = |role: Option<&str>| {
@@ -293,7 +296,7 @@ fn health_line(storage: &Storage) -> Option<(String, Style)> {
         parts.extend([health.to_string(), copies.clone()]);
     }
     if healing || health == "healing" {
-        parts.push(healing_text(storage, mirror));
+        parts.push(healing_text(mirror));
     }
     if health == "healing" {
         parts.push(copies);
@@ -302,9 +305,9 @@ fn health_line(storage: &Storage) -> Option<(String, Style)> {
 }
 
 /// How far healing is.
-fn healing_text(storage: &Storage, mirror: &Mirror) -> String {
-    let left = storage.to_heal();
-    let left_time = match storage.seconds_left() {
+fn healing_text(mirror: &Mirror) -> String {
+    let left = mirror.healing_left;
+    let left_time = match mirror.seconds_left {
         Some(seconds) => format!("{} left", human_ms(seconds.saturating_mul(1000))),
         None => "time left unknown".into(),
     };

@@ -144,9 +144,11 @@ pub struct Event {
     pub role: Option<String>,
     /// New health of the storage: `healthy`, `degraded`, `healing`, `taken-over`.
     pub health: Option<String>,
-    /// What happened: `heal-start`, `heal-done`, `heal-interrupted`, `conflict` (the copy can't be taken back),
-    /// `replace-start`, `replace-done`, `replace-interrupted`, `replace-cancelled`.
+    /// What happened: `heal-start`, `heal-done`, `heal-interrupted`, `conflict`, `refused`, `replace-start`, `replace-done`,
+    /// `replace-interrupted`, `replace-cancelled`.
     pub event: Option<String>,
+    /// With `conflict` and `refused`: why the copy is not taken back.
+    pub trouble: Option<String>,
     /// The kernel's number of the event.
     pub seqnum: Option<u64>,
     /// What else the module says, without `DST_` and in small letters.
@@ -179,6 +181,7 @@ impl Event {
                 "DST_ROLE" => event.role = Some(value),
                 "DST_HEALTH" => event.health = Some(value),
                 "DST_EVENT" => event.event = Some(value),
+                "DST_TROUBLE" => event.trouble = Some(value),
                 _ => {
                     if let Some(own) = key.strip_prefix("DST_") {
                         event.other.insert(own.to_ascii_lowercase(), value);
@@ -214,10 +217,13 @@ impl Event {
             "replace-done" => "has taken another node's place".into(),
             "replace-interrupted" => "replacement is interrupted".into(),
             "replace-cancelled" => "replacement is cancelled".into(),
-            // Told of whatever keeps a copy from being taken back.
             "conflict" => format!(
-                "can't be taken back; 'dst status {}' says why",
+                "conflict, written to apart from the others; see 'dst status {}'",
                 self.storage.as_deref().unwrap_or_default()
+            ),
+            "refused" => format!(
+                "not taken back: {}",
+                self.trouble.as_deref().unwrap_or("see 'dst status'")
             ),
             other => other.to_string(),
         }));
@@ -336,6 +342,17 @@ mod tests {
                     "DST_NEW=1",
                 ],
                 "m: node 0: in sync, new=1",
+            ),
+            (
+                "change@/devices/m",
+                &[
+                    "SUBSYSTEM=dst",
+                    "DST_NODE=2",
+                    "DST_ROLE=missing",
+                    "DST_EVENT=refused",
+                    "DST_TROUBLE=it belongs to another storage now",
+                ],
+                "m: node 2: not taken back: it belongs to another storage now, missing",
             ),
             ("add@/devices/m", &["SUBSYSTEM=dst"], "m: storage added"),
             ("change@/devices/m", &["SUBSYSTEM=dst"], "m: changed"),

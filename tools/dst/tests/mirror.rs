@@ -448,6 +448,8 @@ fn json() {
     assert_eq!(mirror["heal_rate"], 100 * 512);
     assert_eq!(mirror["heal_max"], 1 << 20);
     assert_eq!(mirror["seconds_left"], 5);
+    assert_eq!(mirror["healing_done"], 1200 * 512);
+    assert_eq!(mirror["healing_left"], 460 * 512);
     assert_eq!(mirror["left"], 3);
     let node = &storage["nodes"][1];
     assert_eq!(node["role"], "healing");

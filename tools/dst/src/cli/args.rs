@@ -118,6 +118,9 @@ pub struct AddArgs {
     /// Take nodes that belong to a storage already; that storage loses them
     #[arg(long)]
     pub force: bool,
+    /// Take back copies of a mirror that were written to apart from it: what was written on them alone is given up
+    #[arg(long, conflicts_with_all = ["force", "start", "size"])]
+    pub discard: bool,
     /// Start the storage afterwards
     #[arg(long)]
     pub start_array: bool,

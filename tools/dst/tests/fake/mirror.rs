@@ -2,6 +2,7 @@
 
 //! What only mirrors have, and what is stored on nodes.
 
+use dst_core::alg_mirror::heal::seconds_left;
 use dst_core::uapi::*;
 
 use super::{
@@ -11,6 +12,9 @@ use super::{
     FakeStorage,
     State, //
 };
+
+/// Generation and sectors that each copy gives up.
+const GIVEN_UP: (u64, u64) = (14, 384);
 
 /// The name by which a node's superblock is kept.
 pub(crate) fn label(node: &NodeInfo) -> String {
@@ -66,9 +70,26 @@ impl FakeStorage {
                 false => ROLE_IN_SYNC,
             };
             node.uuid = [node.node as u8 + 1; 16];
+            if self.discarded.contains(&node.node) {
+                (node.given_up_generation, node.given_up) = GIVEN_UP;
+            }
         }
         self.running = true;
         Some(size)
+    }
+
+    /// Gives up what was written on a copy alone.
+    pub(super) fn discard(&mut self, id: u32) -> Answer {
+        let mut nodes = self.nodes.iter_mut();
+        let node = nodes.find(|node| node.node == id).ok_or(libc::ENOENT)?;
+        if node.conflict == 0 {
+            return Err(libc::EINVAL);
+        }
+        node.conflict = 0;
+        node.trouble.fill(0);
+        node.role = ROLE_HEALING;
+        (node.given_up_generation, node.given_up) = GIVEN_UP;
+        Ok(())
     }
 
     /// What a mirror is.
@@ -90,6 +111,13 @@ impl FakeStorage {
         request.stale = self.nodes.iter().map(|node| node.stale).sum();
         request.healed = info.healed;
         request.heal_rate = info.heal_rate;
+        request.healed_before = info.healed_before;
+        let healing = self.nodes.iter().filter(|node| node.role == ROLE_HEALING);
+        let left = healing.fold(0, |sum: u64, node| sum.saturating_add(node.stale));
+        request.heal_left = left;
+        request.heal_seconds_left = seconds_left(left, info.heal_rate)
+            .filter(|_| has(ROLE_HEALING))
+            .unwrap_or(UNKNOWN);
         request.heal_min = info.heal_min;
         request.heal_max = info.heal_max;
         request.overlaps = info.overlaps;

@@ -349,6 +349,9 @@ impl State {
             }),
             SuspendNode::NR => with(data, |r: &mut SuspendNode| self.suspend(&r.0, 1)),
             ResumeNode::NR => with(data, |r: &mut ResumeNode| self.suspend(&r.0, 0)),
+            DiscardNode::NR => with(data, |r: &mut DiscardNode| {
+                self.storage(&field(&r.0.name))?.discard(r.0.node)
+            }),
             CancelReplace::NR => with(data, |r: &mut CancelReplace| {
                 self.storage(&field(&r.0.name))?.cancel_replace(r.0.node)
             }),
