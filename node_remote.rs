@@ -62,7 +62,6 @@ use kernel::{
 };
 
 use crate::{
-    alg_mirror::overlap::Extent,
     kern::{
         bio::{
             BioPart,
@@ -95,15 +94,13 @@ use crate::{
         FlushState,
         SECTOR_SHIFT, //
     },
+    send_queue::Note,
     uapi, //
 };
 
 use about::Wanted;
 use link::Link;
-use queue::{
-    Mode,
-    Queue, //
-};
+use queue::Queue;
 use send::Sender;
 
 /// Requests that can be in flight unless the user says otherwise: that of nbd.ko and of NVMe/TCP.
@@ -129,12 +126,8 @@ pub(crate) struct RemotePiece {
     offset: u64,
     /// Bytes.
     length: u32,
-    /// Position in the order of submission.
-    order: u64,
-    /// It was sent on an earlier connection.
-    resent: bool,
-    /// It was held for late writes.
-    held: bool,
+    /// What the queue knows about it.
+    note: Note,
     /// What of the reply has arrived.
     pending: Pending,
 }
@@ -147,21 +140,8 @@ impl RemotePiece {
             flags: 0,
             offset: 0,
             length: 0,
-            order: 0,
-            resent: false,
-            held: false,
+            note: Note::default(),
             pending: Pending::other(),
-        }
-    }
-
-    /// What it changes, in sectors of the export.
-    fn changes(&self) -> Option<Extent> {
-        match self.command {
-            Command::Write | Command::Trim | Command::WriteZeroes => Some(Extent::new(
-                self.offset >> SECTOR_SHIFT,
-                u64::from(self.length) >> SECTOR_SHIFT,
-            )),
-            _ => None,
         }
     }
 
@@ -240,7 +220,7 @@ pub(crate) fn new(config: Config, net: Arc<Net>, token: u32) -> Result<Arc<Remot
     for _ in 0..depth {
         started.push(Atomic::new(0), GFP_KERNEL)?;
     }
-    let queue = Queue::new(depth)?;
+    let queue = queue::queue(depth)?;
     let link = Link::new(depth)?;
     let fence = config.fence;
     let remote = pin_init!(Remote {
@@ -351,8 +331,7 @@ fn start(node: &Arc<RemoteNode>, part: BioPart, command: Command, flags: u16, of
     slot.flags = flags;
     slot.offset = offset;
     slot.length = length;
-    slot.resent = false;
-    slot.held = false;
+    slot.note = Note::default();
     trace::piece_start(remote.config.id, slot.cookie(), &part);
     slot.part = Some(part);
     if let Some(started) = remote.started.get(slot.index() as usize) {
