@@ -51,9 +51,9 @@ test-debug: setup tools ## VM tests on the debug kernel, which is built first (2
 	@scripts/build-module debug
 	@tests/run --kernel debug $(RUN) $(T)
 
-simulate: ## The mirror's core against everything that can fail, until it is interrupted (DST_SIM_FROM=seed)
+simulate: ## The mirror's core, and sessions, against everything that can fail, until interrupted (DST_SIM_FROM=seed)
 	@DST_SIM_SECONDS=0 DST_SIM_FROM=$${DST_SIM_FROM:-$$(date +%s)000} \
-		scripts/build-tools test --release --quiet -p dst-core --test simulate other_seeds -- --nocapture
+		scripts/build-tools test --release --quiet -p dst-core --test simulate other_ -- --nocapture --test-threads 2
 
 demo: setup all ## A storage of three nodes, a filesystem on it, and every byte checked
 	@tests/demo

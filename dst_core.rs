@@ -7,7 +7,8 @@
 //! a storage, so that storages form trees. All of it is configured through `/dev/dst`.
 //!
 //! Arrows point one way: control and sysfs → storages and exports → nodes → network thread → `kern`. Only `kern`
-//! has unsafe code. `alg`, `late`, `proto`, `text` and `uapi` know no kernel: the tools and the host's tests share them.
+//! has unsafe code. `alg`, `late`, `proto`, `send_queue`, `text` and `uapi` know no kernel: the tools and the host's
+//! tests share them.
 
 pub mod alg;
 pub mod alg_linear;
@@ -34,6 +35,7 @@ pub mod proto;
 mod registry;
 mod remotes;
 mod request;
+pub mod send_queue;
 mod shared;
 pub mod sort;
 mod storage;

@@ -212,3 +212,52 @@ impl<E: DerefMut<Target = [Extent]>> Late<E> {
         self.unfenced &= self.is_any();
     }
 }
+
+/// A moment on a clock, which may wrap.
+pub trait Moment: Copy {
+    /// So many milliseconds later, or a little more.
+    fn later(self, ms: u32) -> Self;
+
+    /// Whether it is not after `now`.
+    fn is_reached(self, now: Self) -> bool;
+}
+
+/// When quiet times begin and end.
+pub struct QuietTime<T> {
+    /// Until when newer writes wait for late ones of the oldest connections.
+    until: Option<T>,
+    /// Since when there is a connection, or was.
+    up_since: T,
+}
+
+impl<T: Moment> QuietTime<T> {
+    /// None, and no connection so far.
+    pub fn new(now: T) -> Self {
+        Self {
+            until: None,
+            up_since: now,
+        }
+    }
+
+    /// There is a connection again. Says whether it is time for [`Late::next`]: a time that has begun on an earlier
+    /// connection goes on.
+    pub fn connected(&mut self, now: T) -> bool {
+        self.up_since = now;
+        self.is_over(now) || self.until.is_none()
+    }
+
+    /// [`Late::next`] was called, and something may be late then, or not.
+    pub fn next(&mut self, is_any: bool) {
+        self.until = is_any.then(|| self.up_since.later(QUIET_MS));
+    }
+
+    /// Whether one is over: as long as there is a connection, it is time for [`Late::next`].
+    pub fn is_over(&self, now: T) -> bool {
+        self.until.is_some_and(|until| until.is_reached(now))
+    }
+
+    /// When the one that has begun ends.
+    pub fn until(&self) -> Option<T> {
+        self.until
+    }
+}

@@ -62,7 +62,6 @@ use kernel::{
 };
 
 use crate::{
-    alg_mirror::overlap::Extent,
     kern::{
         bio::{
             BioPart,
@@ -95,15 +94,13 @@ use crate::{
         FlushState,
         SECTOR_SHIFT, //
     },
+    send_queue::Note,
     uapi, //
 };
 
 use about::Wanted;
 use link::Link;
-use queue::{
-    Mode,
-    Queue, //
-};
+use queue::Queue;
 use send::Sender;
 
 /// Requests that can be in flight unless the user says otherwise: that of nbd.ko and of NVMe/TCP.
@@ -129,16 +126,8 @@ pub(crate) struct RemotePiece {
     offset: u64,
     /// Bytes.
     length: u32,
-    /// Position in the order of submission.
-    order: u64,
-    /// It was sent on an earlier connection.
-    resent: bool,
-    /// It was held for late writes.
-    held: bool,
-    /// It was answered, and needs a flush behind it, which is what is asked for now. If the connection is lost before
-    /// that is answered, it is asked for itself again: the server may have lost its power, and with that what it had not
-    /// made durable.
-    flushing: bool,
+    /// What the queue knows about it.
+    note: Note,
     /// What of the reply has arrived.
     pending: Pending,
 }
@@ -151,38 +140,23 @@ impl RemotePiece {
             flags: 0,
             offset: 0,
             length: 0,
-            order: 0,
-            resent: false,
-            held: false,
-            flushing: false,
+            note: Note::default(),
             pending: Pending::other(),
         }
     }
 
     /// What it asks the server for: command, flags, offset and length.
     fn asks(&self) -> (Command, u16, u64, u32) {
-        if self.flushing {
+        if self.note.flushing {
             return (Command::Flush, 0, 0, 0);
         }
         (self.command, self.flags, self.offset, self.length)
     }
 
-    /// What it changes, in sectors of the export. The server is done with that of which it is asked for the flush.
-    fn changes(&self) -> Option<Extent> {
-        match self.command {
-            _ if self.flushing => None,
-            Command::Write | Command::Trim | Command::WriteZeroes => Some(Extent::new(
-                self.offset >> SECTOR_SHIFT,
-                u64::from(self.length) >> SECTOR_SHIFT,
-            )),
-            _ => None,
-        }
-    }
-
     /// Bytes of data that follow the request's header.
     fn payload(&self) -> u32 {
         match self.command {
-            Command::Write if !self.flushing => self.length,
+            Command::Write if !self.note.flushing => self.length,
             _ => 0,
         }
     }
@@ -254,7 +228,7 @@ pub(crate) fn new(config: Config, net: Arc<Net>, token: u32) -> Result<Arc<Remot
     for _ in 0..depth {
         started.push(Atomic::new(0), GFP_KERNEL)?;
     }
-    let queue = Queue::new(depth)?;
+    let queue = queue::queue(depth)?;
     let link = Link::new(depth)?;
     let fence = config.fence;
     let remote = pin_init!(Remote {
@@ -365,9 +339,7 @@ fn start(node: &Arc<RemoteNode>, part: BioPart, command: Command, flags: u16, of
     slot.flags = flags;
     slot.offset = offset;
     slot.length = length;
-    slot.resent = false;
-    slot.held = false;
-    slot.flushing = false;
+    slot.note = Note::default();
     trace::piece_start(remote.config.id, slot.cookie(), &part);
     slot.part = Some(part);
     if let Some(started) = remote.started.get(slot.index() as usize) {
@@ -412,15 +384,15 @@ fn push(node: &RemoteNode) {
 /// The reply to a piece is there.
 fn complete(remote: &Remote, mut slot: RemoteSlot, error: Option<NbdError>) {
     let flush_after = error.is_none()
-        && !slot.flushing
+        && !slot.note.flushing
         && slot.command != Command::Flush
         && slot.flags & proto::CMD_FLAG_FUA == 0
         && slot.part.as_ref().is_some_and(|part| part.fua())
         && remote.has(proto::FLAG_SEND_FLUSH);
     if flush_after {
         // FUA for a server that has none: the write is durable when a flush behind it is.
-        slot.flushing = true;
-        slot.resent = false;
+        slot.note.flushing = true;
+        slot.note.resent = false;
         // A second answer to the write is none to the flush.
         slot.renew();
         enqueue(remote, slot);

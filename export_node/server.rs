@@ -49,6 +49,7 @@ use crate::{
         self,
         Fence,
         Known,
+        Uuid,
         Verdict, //
     },
     request::SECTOR_SHIFT,
@@ -227,7 +228,7 @@ impl Server {
             let places = self.places.iter().zip(LISTENER + 1..);
             places.filter(move |(_, other)| *other != token)
         };
-        let verdict = fence::claim(&mut self.heads.lock(), claim, |storage| {
+        let is_live = |storage: &Uuid| {
             others().any(|(place, _)| {
                 // Nobody else works on the connections. If somebody did, nothing would be known of this one.
                 place.try_lock().is_none_or(|place| {
@@ -235,34 +236,32 @@ impl Server {
                     connection.is_some_and(|connection| connection.is_of(storage))
                 })
             })
-        });
-        if verdict != Verdict::Newest {
-            return verdict;
-        }
-        let mut busy = false;
-        for (place, other) in others() {
-            let Some(mut place) = place.try_lock() else {
-                busy = true;
-                continue;
-            };
-            let Some(connection) = place.as_mut() else {
-                continue;
-            };
-            if !connection.is_of(&claim.storage) {
-                continue;
+        };
+        let end_older = || {
+            let mut busy = false;
+            for (place, other) in others() {
+                let Some(mut place) = place.try_lock() else {
+                    busy = true;
+                    continue;
+                };
+                let Some(connection) = place.as_mut() else {
+                    continue;
+                };
+                if !connection.is_of(&claim.storage) {
+                    continue;
+                }
+                if connection.close(self, End::Fenced) {
+                    busy = true;
+                } else {
+                    *place = None;
+                    self.facts.set_in_flight(other, 0);
+                }
             }
-            if connection.close(self, End::Fenced) {
-                busy = true;
-            } else {
-                *place = None;
-                self.facts.set_in_flight(other, 0);
-            }
-        }
-        if busy {
-            Verdict::Wait
-        } else {
-            Verdict::Newest
-        }
+            busy
+        };
+        // No longer under the lock: to end a connection has to do with its socket.
+        let claimed = fence::claim(&mut self.heads.lock(), claim, is_live);
+        fence::admit(claimed, end_older)
     }
 
     /// A connection is gone: those that wait for that look again.

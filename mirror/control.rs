@@ -616,5 +616,3 @@ impl Engine {
         out.left = counters.left;
     }
 }
-
-}

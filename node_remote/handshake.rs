@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The handshake on its socket, what is known of the server's fence, and what errors mean.
+//! The handshake on its socket, and what errors mean.
 
 use kernel::prelude::*;
 
@@ -16,7 +16,6 @@ use crate::{
             ExportInfo,
             HandshakeError, //
         },
-        fence::Fence,
         FLAG_READ_ONLY,
         FLAG_SEND_FLUSH,
         FLAG_SEND_FUA,
@@ -32,71 +31,6 @@ use super::{
 
 /// What the array was told that the export can do, and what requests are made of.
 const RELIED_ON: u16 = FLAG_SEND_FLUSH | FLAG_SEND_FUA | FLAG_SEND_TRIM | FLAG_SEND_WRITE_ZEROES;
-
-/// Attempts that fail in a row at the question for a fence, before one goes without it.
-///
-/// A server may break on an option that it does not know, though none is known that does. But to do without
-/// a fence is a risk, so once is not enough: the server may have ended just then, or the connection.
-const FENCE_TRIES: u32 = 3;
-
-/// What is known of the server's fence.
-pub(super) struct Fencing {
-    /// It has one, or had: it is asked for in any case.
-    known: bool,
-    /// Attempts that failed at the question.
-    failures: u32,
-}
-
-impl Fencing {
-    /// Nothing is known.
-    pub(super) fn new() -> Self {
-        Self {
-            known: false,
-            failures: 0,
-        }
-    }
-
-    /// Begins a handshake.
-    pub(super) fn begin(
-        &mut self,
-        remote: &Remote,
-        fence: Option<Fence>,
-    ) -> core::result::Result<ClientHandshake, HandshakeError> {
-        let name = remote.config.export.to_str().unwrap_or("");
-        let mut talk = ClientHandshake::new(name, true)?;
-        if !self.known && self.failures >= FENCE_TRIES {
-            // If this fails, too, the question was not the reason.
-            self.failures = 0;
-        } else if let Some(fence) = fence {
-            talk.set_fence(fence);
-        }
-        Ok(talk)
-    }
-
-    /// Takes note of how a handshake goes. Says of one that failed whether that may be for the question.
-    ///
-    /// A server that says nothing is not among those: it may be busy with what the fence is for.
-    pub(super) fn note(
-        &mut self,
-        talk: &ClientHandshake,
-        result: &core::result::Result<Option<ExportInfo>, HandshakeError>,
-    ) -> bool {
-        self.known |= talk.knows_fence();
-        match result {
-            Err(HandshakeError::Closed | HandshakeError::Protocol(_))
-                if talk.is_fence_unanswered() =>
-            {
-                self.failures = self.failures.saturating_add(1);
-                true
-            }
-            Ok(None) => false,
-            Ok(Some(_)) | Err(_) => {
-                self.failures = 0;
-                false
-            }
-        }
-    }
-}
 
 /// Compares the export with what it was, or takes note of it.
 pub(super) fn accept(

@@ -46,13 +46,16 @@ use crate::{
         },
         time, //
     },
+    late::QuietTime,
     net_state::Watch,
     proto::client::{
         ClientHandshake,
         ExportInfo,
+        Fencing,
         HandshakeError, //
     },
-    uapi,
+    send_queue::Mode,
+    uapi, //
 };
 
 use super::{
@@ -60,13 +63,11 @@ use super::{
         accept,
         errno,
         explain,
-        Fencing,
         Talker, //
     },
     order,
     push,
     receive::Receiver,
-    Mode,
     Reason,
     Remote,
     RemoteNode,
@@ -158,10 +159,7 @@ pub(super) struct Link {
     was_up: bool,
     /// When to look for requests that have waited too long.
     expiry: Jiffies,
-    /// Until when newer writes wait for late ones of the oldest connections.
-    quiet_until: Option<Jiffies>,
-    /// Since when there is a connection, or was.
-    up_since: Jiffies,
+    quiet_time: QuietTime<Jiffies>,
 }
 
 impl Link {
@@ -183,8 +181,7 @@ impl Link {
             held: false,
             was_up: false,
             expiry: time::now(),
-            quiet_until: None,
-            up_since: time::now(),
+            quiet_time: QuietTime::new(time::now()),
         })
     }
 
@@ -355,7 +352,8 @@ impl Link {
             self.round = wanted.round;
             wanted.fence
         };
-        match self.fencing.begin(node.ctx(), fence) {
+        let export = node.ctx().config.export.to_str().unwrap_or("");
+        match self.fencing.begin(export, fence) {
             Ok(talk) => {
                 self.talk = Some(talk);
                 self.state = State::Handshake {
@@ -571,7 +569,7 @@ impl Link {
 pub(crate) fn serve(node: &Arc<RemoteNode>) -> bool {
     let mut link = node.ctx().link.lock();
     link.serve(node);
-    !matches!(link.state, State::Up { .. }) || link.quiet_until.is_some()
+    !matches!(link.state, State::Up { .. }) || link.quiet_time.until().is_some()
 }
 
 /// Time has passed. Gives the time of the next call.

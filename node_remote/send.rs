@@ -211,7 +211,7 @@ impl Sender {
                 room.copy_from_slice(&header.encode());
             }
             self.filled = end;
-            if slot.resent {
+            if slot.note.resent {
                 remote.resent.add(1, Relaxed);
             }
             if slot.payload() != 0 {

@@ -11,6 +11,7 @@ mod error;
 mod fence;
 
 pub use error::HandshakeError;
+pub use fence::Fencing;
 
 use super::{
     buffer::{

@@ -178,8 +178,7 @@ pub struct Known {
 
 /// Judges a client's [`Fence`] by what is `known`, and takes note of it.
 ///
-/// Never says [`Verdict::Wait`]: that the caller knows, who must end the older connections of the
-/// storage now, if the answer is [`Verdict::Newest`]. `is_live` says whether a storage has a
+/// Never says [`Verdict::Wait`]: see [`admit`]. `is_live` says whether a storage has a
 /// connection: such a one is not forgotten. If there is no room for a new storage, the one is
 /// forgotten that was not claimed for the longest time. So with as many places as there can be
 /// connections there always is room.
@@ -217,5 +216,17 @@ pub fn claim(
             Verdict::Newest
         }
         None => Verdict::NoRoom,
+    }
+}
+
+/// Ends the older connections of the storage for a client that is `claimed` to be the newest head.
+///
+/// `end_older` ends all other connections of the storage, whatever their state, and says whether anything of theirs can
+/// still reach the disk. To be asked again, from [`claim`] on, whenever that may have changed, until the answer is not
+/// [`Verdict::Wait`].
+pub fn admit(claimed: Verdict, end_older: impl FnOnce() -> bool) -> Verdict {
+    match claimed {
+        Verdict::Newest if end_older() => Verdict::Wait,
+        verdict => verdict,
     }
 }

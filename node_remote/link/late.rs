@@ -12,7 +12,7 @@ use crate::{
         bio::Status,
         time, //
     },
-    late::QUIET_MS,
+    late::Moment,
 };
 
 use super::{
@@ -27,25 +27,29 @@ use super::{
     State, //
 };
 
+impl Moment for Jiffies {
+    fn later(self, ms: u32) -> Self {
+        time::in_ms(self, ms)
+    }
+
+    fn is_reached(self, now: Self) -> bool {
+        time::reached(self, now)
+    }
+}
+
 impl Link {
     /// There is a connection, on which nothing was sent yet, and nobody can: the caller has the sending half.
     pub(super) fn begin_quiet(&mut self, remote: &Remote) {
         let fenced = remote.shown.lock().fenced;
         remote.queue.lock().begin_quiet(fenced);
-        let now = time::now();
-        self.up_since = now;
-        // A time that has begun on an earlier connection goes on.
-        if self
-            .quiet_until
-            .is_none_or(|until| time::reached(until, now))
-        {
+        if self.quiet_time.connected(time::now()) {
             self.next_quiet(remote);
         }
     }
 
     /// Lets go what is held, if its time is over.
     pub(super) fn end_quiet(&mut self, node: &Arc<RemoteNode>, now: Jiffies) {
-        while self.quiet_end().is_some_and(|end| time::reached(end, now)) {
+        while self.is_up() && self.quiet_time.is_over(now) {
             self.next_quiet(node.ctx());
             push(node);
         }
@@ -53,8 +57,11 @@ impl Link {
 
     /// When newer writes have waited for long enough, or for the next late ones, if there is a connection.
     pub(super) fn quiet_end(&self) -> Option<Jiffies> {
-        self.quiet_until
-            .filter(|_| matches!(self.state, State::Up { .. }))
+        self.quiet_time.until().filter(|_| self.is_up())
+    }
+
+    fn is_up(&self) -> bool {
+        matches!(self.state, State::Up { .. })
     }
 
     fn next_quiet(&mut self, remote: &Remote) {
@@ -62,7 +69,7 @@ impl Link {
         let refused = queue.next_quiet();
         let quiet = queue.is_quiet();
         drop(queue);
-        self.quiet_until = quiet.then(|| time::in_ms(self.up_since, QUIET_MS));
+        self.quiet_time.next(quiet);
         if let Some(slot) = refused {
             finish(slot, Status::IOERR);
         }

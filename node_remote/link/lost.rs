@@ -19,13 +19,16 @@ use crate::{
         time, //
     },
     proto::fence::TakenOver,
-    sort, uapi,
+    send_queue::{
+        self,
+        Mode, //
+    },
+    uapi, //
 };
 
 use super::{
     super::{
         finish,
-        Mode,
         Reason,
         RemoteNode,
         RemoteSlot, //
@@ -93,29 +96,12 @@ impl Link {
             self.take_back(slot);
         }
         for slot in self.back.iter_mut() {
-            slot.resent = true;
-            // A reply from the old connection must not answer it.
-            slot.renew();
-            if let Some(extent) = slot.changes() {
-                remote.queue.lock().note_late(extent, fenced);
-            }
-            // It was answered, so it is not late. It is no longer certain to be there.
-            slot.flushing = false;
+            remote.queue.lock().lost(slot, fenced);
         }
         // These were not sent.
         self.take_held_back(remote);
-        // The oldest goes to the head last.
-        sort::by_key(&mut self.back, |slot| slot.order);
-        let mut refused = None;
-        {
-            let mut queue = remote.queue.lock();
-            while let Some(slot) = self.back.pop() {
-                refused = queue.push_front(slot);
-                if refused.is_some() {
-                    break;
-                }
-            }
-        }
+        send_queue::in_order(&mut self.back);
+        let refused = remote.queue.lock().put_back(|| self.back.pop());
         if let Some(slot) = refused {
             finish(slot, Status::IOERR);
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! [`OPT_DST`] at the client.
+//! [`OPT_DST`] at the client: in one handshake, and whether to ask in the next one.
 
 use super::{
     super::{
@@ -14,9 +14,75 @@ use super::{
         option::*, //
     },
     ClientHandshake,
+    ExportInfo,
     HandshakeError,
     State, //
 };
+
+/// Attempts that fail in a row at the question for a fence, before one goes without it.
+///
+/// A server may break on an option that it does not know, though none is known that does. But to do without
+/// a fence is a risk, so once is not enough: the server may have ended just then, or the connection.
+const FENCE_TRIES: u32 = 3;
+
+/// What is known of a server's fence.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fencing {
+    /// It has one, or had: it is asked for in any case.
+    known: bool,
+    /// Attempts that failed at the question.
+    failures: u32,
+}
+
+impl Fencing {
+    /// Nothing is known.
+    pub const fn new() -> Self {
+        Self {
+            known: false,
+            failures: 0,
+        }
+    }
+
+    /// Begins a handshake for the export called `export`.
+    pub fn begin(
+        &mut self,
+        export: &str,
+        fence: Option<Fence>,
+    ) -> Result<ClientHandshake, HandshakeError> {
+        let mut talk = ClientHandshake::new(export, true)?;
+        if !self.known && self.failures >= FENCE_TRIES {
+            // If this fails, too, the question was not the reason.
+            self.failures = 0;
+        } else if let Some(fence) = fence {
+            talk.set_fence(fence);
+        }
+        Ok(talk)
+    }
+
+    /// Takes note of how a handshake goes. Says of one that failed whether that may be for the question.
+    ///
+    /// A server that says nothing is not among those: it may be busy with what the fence is for.
+    pub fn note(
+        &mut self,
+        talk: &ClientHandshake,
+        result: &Result<Option<ExportInfo>, HandshakeError>,
+    ) -> bool {
+        self.known |= talk.knows_fence();
+        match result {
+            Err(HandshakeError::Closed | HandshakeError::Protocol(_))
+                if talk.is_fence_unanswered() =>
+            {
+                self.failures = self.failures.saturating_add(1);
+                true
+            }
+            Ok(None) => false,
+            Ok(Some(_)) | Err(_) => {
+                self.failures = 0;
+                false
+            }
+        }
+    }
+}
 
 impl ClientHandshake {
     /// Asks for a fence, too: to be called at the start.

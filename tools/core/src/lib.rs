@@ -19,6 +19,8 @@ pub mod late;
 pub mod meta;
 #[path = "../../../proto/mod.rs"]
 pub mod proto;
+#[path = "../../../send_queue.rs"]
+pub mod send_queue;
 #[path = "../../../sort.rs"]
 pub mod sort;
 #[path = "../../../text.rs"]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The world: disks, at most one head that counts, and what is under way between them.
+//! The mirror's world: disks, at most one head that counts, and what is under way between them. That of
+//! [`sessions`] is another one.
 
 mod check;
 mod disk;
@@ -10,6 +11,7 @@ mod head;
 mod oracle;
 mod recover;
 mod rng;
+pub(crate) mod sessions;
 
 use dst_core::{
     alg_mirror::{
@@ -209,7 +211,7 @@ pub(crate) struct World {
 macro_rules! tell {
     ($world:expr, $($arg:tt)*) => {
         if $world.trace {
-            println!("{:5} {}", $world.step, format_args!($($arg)*));
+            println!("{:5} {}", $world.clock(), format_args!($($arg)*));
         }
     };
 }
@@ -270,6 +272,11 @@ pub(crate) fn run(seed: u64, trace: bool) -> Tally {
 }
 
 impl World {
+    /// What is shown with all that happens.
+    fn clock(&self) -> u64 {
+        self.step
+    }
+
     /// Tells how a sector changes that is of interest.
     fn watch(&mut self) {
         if let Some(sector) = self.watched {
