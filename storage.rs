@@ -15,6 +15,7 @@ mod look;
 mod metadata;
 mod moving;
 mod replace;
+mod suspend;
 
 use kernel::{
     new_mutex,
@@ -29,6 +30,7 @@ use kernel::{
 };
 
 use moving::Moving;
+use suspend::Overdue;
 
 use crate::{
     alg::Algorithm,
@@ -43,6 +45,7 @@ use crate::{
         Done,
         Failure, //
     },
+    gate::Gate,
     hold::Hold,
     kern::{
         disk::{
@@ -55,7 +58,8 @@ use crate::{
             Directory,
             Subsystem, //
         },
-        time, //
+        time,
+        timer::Timer, //
     },
     limits,
     linear::{
@@ -94,6 +98,9 @@ pub(crate) struct Storage {
     /// Whether another head has taken it over.
     hold: Arc<Hold>,
     events: Arc<Events>,
+    /// For what waits for nodes that are suspended.
+    #[pin]
+    overdue: Timer<Overdue>,
     /// How it is, as user space was told last.
     health: Atomic<u32>,
     #[pin]
@@ -173,6 +180,7 @@ impl Storage {
         let name = CString::try_from_fmt(fmt!("{name}"))?;
         let events = Events::new()?;
         let hold = Hold::new()?;
+        let overdue = Overdue::new(&events);
         let storage = Arc::pin_init(
             pin_init!(Self {
                 name,
@@ -191,6 +199,7 @@ impl Storage {
                 },
                 hold,
                 events,
+                overdue <- Timer::new(overdue),
                 health: Atomic::new(uapi::HEALTH_NONE),
                 life <- new_mutex!(
                     Life {
@@ -341,7 +350,8 @@ impl Storage {
             );
         };
         let place = Place { start, size };
-        let member = Member::new(id, place, node, want)?;
+        let gate = Gate::new(self.hold.clone())?;
+        let member = Member::new(id, place, node, gate, want)?;
         member.set_copy(copy);
         Self::show(life, &mut inner, member)
     }
@@ -472,7 +482,9 @@ impl Storage {
         // Not under `inner`: the last I/O may wait for a lost node. The disk goes first: with it the mirror ends.
         let (disk, mirror) = disk;
         self.prepare_end(life);
+        self.fail_gates();
         drop(disk);
+        self.open_gates();
         self.abandon_moving(life);
         self.forget_copies();
         drop(mirror);

@@ -95,30 +95,6 @@ impl Storage {
         }
     }
 
-    /// Calls `act` with the mirror and a node's number as a copy.
-    fn for_copy(&self, id: u32, act: impl FnOnce(&Engine, u32) -> Done) -> Done {
-        let inner = self.inner.lock();
-        let Some(mirror) = &inner.mirror else {
-            fail!(EOPNOTSUPP, "{} is no mirror that runs", self.name());
-        };
-        let member = inner.members.iter().find(|member| member.id == id);
-        match member.map(|member| member.copy()) {
-            Some(Some(copy)) => act(mirror, copy),
-            Some(None) => fail!(EINVAL, "the node is no copy"),
-            None => fail!(ENOENT, "{} has no such node", self.name()),
-        }
-    }
-
-    /// Lets requests wait that must go to a copy.
-    pub(crate) fn suspend(&self, id: u32) -> Done {
-        self.for_copy(id, Engine::suspend)
-    }
-
-    /// They go on.
-    pub(crate) fn resume(&self, id: u32) -> Done {
-        self.for_copy(id, Engine::resume)
-    }
-
     /// Changes a setting of the storage: `uapi::SET_*` of [`uapi::SetStorage`].
     pub(crate) fn set_storage(&self, what: u32, value: u64) -> Done {
         let Some(mirror) = self.engine() else {
