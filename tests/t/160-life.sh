@@ -189,13 +189,17 @@ dst create calm /dev/ram3 localhost:11610 --start-array
 second=n-$(attr calm n-0/size)
 # Where the second node begins, in blocks of 4 KiB.
 cut=$(($(attr calm n-0/size) / 8))
+# udev looks at a disk that was written to when that is closed: while its first sectors can't be read whoever opens it waits.
+# So each time it is suspended only the last thing that is done opens the disk, writes to it and closes it.
+settled() { udevadm settle --timeout=$((60 * SLOW)); }
 suspended() { attr_is calm "$1/suspended" "$2"; }
 landed() { attr calm "$1/requests"; }
 # waiting DIRECTORY N : so many requests at least are in flight, or wait.
 waiting() { [[ $(attr calm "$1/in_flight") -ge $2 ]]; }
 still() { local at; at=$(landed "$1") && sleep 1 && [[ $at == "$(landed "$1")" ]]; }
-# put BLOCK [ARGUMENT...] : writes a block.
+# put BLOCK [,FLAG] : writes a block. soon BLOCK [,FLAG] : that must not take long.
 put() { dd if=/dev/urandom of=$calm bs=4k count=1 seek="$1" oflag=direct conv=notrunc"${2:-}" status=none; }
+soon() { in_time 20 dd if=/dev/urandom of=$calm bs=4k count=1 seek="$1" oflag=direct conv=notrunc"${2:-}" status=none; }
 at_once() { python3 -c '
 import mmap, os, sys
 os.preadv(os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT), [mmap.mmap(-1, 4096)], int(sys.argv[2]) << 12, os.RWF_NOWAIT)' $calm "$1"; }
@@ -206,6 +210,7 @@ deep() { fio --name=x --filename=$calm --direct=1 --ioengine=libaio --iodepth=80
 # of OTHER-LOG is on the other node; a block of each.
 waits() {
 	local node=$1 dir=$2 log=$3 to=$4 go=$5 block=$6 other=$7 at others pid both
+	settled
 	dst suspend calm "$node"
 	suspended "$dir" 1
 	suspended "$to" 0
@@ -225,7 +230,7 @@ waits() {
 	both=$!
 	refuse 'unavailable' at_once "$block"
 	at_once "$other"
-	in_time 20 put "$other"
+	soon "$other"
 	load_goes_on "$go" 40
 	kill -0 $both || fail "a read on both sides of the cut did not wait"
 	same "$at" "$(landed "$dir")" "what $node was asked for"
@@ -238,10 +243,10 @@ waits() {
 	wait $both
 	load_goes_on "$log"
 	load_goes_on "$go"
-	wait_until 20 attr_is calm "$dir/in_flight" 0 || true
 }
-load_begin $calm "$TMP/calm0" --area 0:256 --rate 100 --flush-every 1000000
-load_begin $calm "$TMP/calm1" --area $((cut + 1000)):256 --rate 100 --flush-every 1000000 --writer 1
+# Without flushes: those wait for both. Also the kernel flushes after each write with O_DSYNC.
+load_begin $calm "$TMP/calm0" --area 0:256 --rate 100 --flush-every 1000000 --fua 0
+load_begin $calm "$TMP/calm1" --area $((cut + 1000)):256 --rate 100 --flush-every 1000000 --fua 0 --writer 1
 waits /dev/ram3 n-0 "$TMP/calm0" "$second" "$TMP/calm1" 1000 $((cut + 2000))
 waits localhost:11610 "$second" "$TMP/calm1" n-0 "$TMP/calm0" $((cut + 2000)) 1000
 # Again and again, also while the other one is suspended.
@@ -260,15 +265,17 @@ same "0 0" "$(attr calm n-0/errors) $(attr calm "$second/errors")" errors
 
 echo "- a flush waits for a suspended node that has something to flush"
 put 1000 ,fsync
+settled
 dst suspend calm /dev/ram3
-in_time 20 put $((cut + 2000)) ,fsync
+soon $((cut + 2000)) ,fsync
 dst resume calm /dev/ram3
 put 1000
+settled
 dst suspend calm /dev/ram3
 put $((cut + 2000)) ,fsync &
 pid=$!
 wait_until 20 waiting n-0 1
-in_time 20 put $((cut + 2001))
+soon $((cut + 2001))
 kill -0 $pid || fail "a flush did not wait"
 dst resume calm /dev/ram3
 wait_until 20 not kill -0 $pid
@@ -279,6 +286,7 @@ echo "- the waiting is ended"
 ended() {
 	local node=$1 dir=$2 block=$3 other=$4 pid
 	shift 4
+	settled
 	dst suspend calm "$node"
 	deep &
 	pid=$!
@@ -286,22 +294,24 @@ ended() {
 	in_time 10 "$@"
 	wait_until 30 not kill -0 $pid
 	if wait $pid; then fail "what waited for $node succeeded"; fi
-	wait_until 20 waiting "$dir" 0
+	wait_until 20 attr_is calm "$dir/in_flight" 0
 	suspended "$dir" 2
 	expect 'suspended: requests fail' dst status calm
-	refuse 'Input/output error' in_time 20 put "$block"
-	in_time 20 put "$other"
+	refuse 'Input/output error' soon "$block"
+	soon "$other"
+	dst set calm localhost:11610 timeout=wait
+	suspended "$dir" 2
 	dst resume calm "$node"
 	suspended "$dir" 0
-	in_time 20 put "$block"
+	soon "$block"
 }
 ended /dev/ram3 n-0 1000 $((cut + 2000)) dst fail-now calm /dev/ram3
 ended localhost:11610 "$second" $((cut + 2000)) 1000 dst fail-now calm localhost:11610
 ended localhost:11610 "$second" $((cut + 2000)) 1000 dst fail-now calm
 ended localhost:11610 "$second" $((cut + 2000)) 1000 dst set calm localhost:11610 timeout=1s
 # The limit is there already.
+dst set calm localhost:11610 timeout=1s
 ended localhost:11610 "$second" $((cut + 2000)) 1000 true
-dst set calm localhost:11610 timeout=wait
 refuse 'never waited for' dst fail-now calm /dev/ram3
 
 echo "- the server of a suspended node is lost"
@@ -312,7 +322,7 @@ wait_until 20 waiting "$second" 1
 server_kill 11610
 wait_until 20 attr_is calm "$second/state" lost
 suspended "$second" 1
-in_time 20 put 1000
+soon 1000
 dst resume calm localhost:11610
 sleep 1
 kill -0 $pid || fail "a write to a server that is lost did not wait"
@@ -321,7 +331,7 @@ wait_until 20 not kill -0 $pid
 wait $pid
 
 echo "- an end while a node is suspended"
-udevadm settle
+settled
 for node in /dev/ram3 localhost:11610; do
 	dst suspend calm "$node"
 	exec {open}<$calm
@@ -332,13 +342,13 @@ for node in /dev/ram3 localhost:11610; do
 	suspended "$second" 0
 	refuse 'does not run' dst suspend calm "$node"
 	dst start calm
-	in_time 20 put 1000
-	in_time 20 put $((cut + 2000))
-	udevadm settle
+	soon 1000
+	soon $((cut + 2000))
+	settled
 	dst suspend calm "$node"
 	in_time 20 bash -c '. "$TESTS/lib.sh"; delete calm'
 	dst assemble calm /dev/ram3 localhost:11610
-	udevadm settle
+	settled
 done
 if dmesg | grep -q 'storage that was stopped could not be written'; then fail "superblocks were not written"; fi
 delete calm
