@@ -310,8 +310,13 @@ ended localhost:11610 "$second" $((cut + 2000)) 1000 dst fail-now calm localhost
 ended localhost:11610 "$second" $((cut + 2000)) 1000 dst fail-now calm
 ended localhost:11610 "$second" $((cut + 2000)) 1000 dst set calm localhost:11610 timeout=1s
 # The limit is there already.
+settled
 dst set calm localhost:11610 timeout=1s
-ended localhost:11610 "$second" $((cut + 2000)) 1000 true
+dst suspend calm localhost:11610
+refuse 'Input/output error' soon $((cut + 2000))
+suspended "$second" 2
+dst set calm localhost:11610 timeout=wait
+dst resume calm localhost:11610
 refuse 'never waited for' dst fail-now calm /dev/ram3
 
 echo "- the server of a suspended node is lost"
