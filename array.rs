@@ -28,6 +28,10 @@ use crate::{
         Algorithm,
         Segment, //
     },
+    gate::{
+        Gate,
+        Needs, //
+    },
     hold::Hold,
     kern::{
         bdev::BackingDev,
@@ -196,6 +200,14 @@ impl Node {
         }
     }
 
+    /// Whether a flush would find nothing to flush.
+    fn is_clean(&self) -> bool {
+        match self {
+            Self::Local(node) => node_local::is_clean(node),
+            Self::Remote(node) => node_remote::is_clean(node),
+        }
+    }
+
     /// Flushes the node.
     fn flush(&self, part: BioPart) {
         match self {
@@ -232,6 +244,14 @@ impl Target {
         }
     }
 
+    /// Whether a flush is certain to find nothing to flush.
+    fn is_clean(&self) -> bool {
+        match self {
+            Self::Node(node) => node.is_clean(),
+            Self::Twin(_) => false,
+        }
+    }
+
     fn flush(&self, part: BioPart) {
         match self {
             Self::Node(node) => node.flush(part),
@@ -250,16 +270,47 @@ pub(crate) struct Map {
     table: KVec<Segment>,
     /// What [`Segment::node`] counts.
     nodes: KVec<Target>,
+    /// Their gates.
+    gates: KVec<Arc<Gate>>,
+    hold: Arc<Hold>,
 }
 
 impl Map {
-    /// Joins `nodes` as `table` says; the algorithm must have passed `table`.
+    /// Joins `nodes`, each of which has a gate, as `table` says; the algorithm must have passed `table`.
     pub(crate) fn new(
         alg: &'static dyn Algorithm,
         table: KVec<Segment>,
         nodes: KVec<Target>,
+        gates: KVec<Arc<Gate>>,
+        hold: Arc<Hold>,
     ) -> Self {
-        Self { alg, table, nodes }
+        Self {
+            alg,
+            table,
+            nodes,
+            gates,
+            hold,
+        }
+    }
+
+    /// Lets a bio pass the gate of its next node, or keeps it there.
+    #[cold]
+    fn pass(&self, bio: Bio, node: u32, needs: Needs) -> Option<Bio> {
+        match self.gates.get(node as usize) {
+            Some(gate) => gate.pass(bio, needs),
+            None => Some(bio),
+        }
+    }
+
+    /// Lets a bio pass that begins with a flush, or keeps it at the first gate behind which there is something to flush.
+    #[cold]
+    fn pass_all(&self, mut bio: Bio) -> Option<Bio> {
+        for (node, gate) in self.nodes.iter().zip(&self.gates) {
+            if !node.is_clean() {
+                bio = gate.pass(bio, Needs::All)?;
+            }
+        }
+        Some(bio)
     }
 
     /// Cuts a bio and sends its pieces. Process context; may sleep for a free piece.
@@ -283,6 +334,16 @@ impl Map {
                 bio.end(Status::IOERR);
                 return;
             };
+            if self.hold.has_closed_gates() {
+                let needs = match piece.sectors < left {
+                    true => Needs::Next,
+                    false => Needs::One,
+                };
+                match self.pass(bio, piece.node, needs) {
+                    Some(passed) => bio = passed,
+                    None => return,
+                }
+            }
             let sectors = piece.sectors.min(node.max_sectors(op));
             if sectors == left {
                 node.submit(bio.into_part(), piece.sector);
@@ -371,13 +432,12 @@ impl Lower<Arc<Deferred>> for Preflush {
 /// A running storage.
 pub(crate) struct Array {
     map: Arc<Map>,
-    hold: Arc<Hold>,
     preflush: Arc<Pool<Arc<Deferred>, Preflush>>,
 }
 
 impl Array {
     /// Makes the running side of a storage.
-    pub(crate) fn new(map: Map, hold: Arc<Hold>) -> Result<Self> {
+    pub(crate) fn new(map: Map) -> Result<Self> {
         let map = Arc::new(map, GFP_KERNEL)?;
         let shared = map.clone();
         let deferred = Arc::pin_init(
@@ -395,11 +455,7 @@ impl Array {
                 data: None,
             })
         })?;
-        Ok(Self {
-            map,
-            hold,
-            preflush,
-        })
+        Ok(Self { map, preflush })
     }
 
     /// A write that must come after a flush: first that, then the write.
@@ -446,10 +502,18 @@ impl DiskOps for Running {
 
 impl Array {
     #[inline]
-    fn submit(&self, bio: Bio) {
-        if self.hold.is_lost() {
+    fn submit(&self, mut bio: Bio) {
+        let hold = &self.map.hold;
+        if hold.is_lost() {
             bio.end(Status::IOERR);
             return;
+        }
+        if hold.has_closed_gates() && (bio.op() == Op::Flush || bio.is_preflush()) {
+            // As a whole: what is kept must not keep one of the objects for such bios.
+            match self.map.pass_all(bio) {
+                Some(passed) => bio = passed,
+                None => return,
+            }
         }
         match bio.op() {
             Op::Flush => self.map.flush(bio),

@@ -20,6 +20,7 @@ mod control;
 mod events;
 mod export_node;
 mod failure;
+mod gate;
 mod hold;
 mod kern;
 pub mod late;

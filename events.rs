@@ -102,7 +102,7 @@ impl Events {
         drop(storage);
     }
 
-    /// A node's state has changed. Process context.
+    /// A node's state has changed. Any context.
     pub(crate) fn tell(self: &Arc<Self>) {
         // It is no error if it is queued already: it looks at all nodes.
         work::enqueue::<_, 0>(self.clone());
@@ -133,6 +133,7 @@ impl WorkItem for Events {
             let engine = storage.engine();
             // Before copies leave: what is lost for this reason is not lost alone.
             storage.follow();
+            storage.look_at_gates();
             if let Some(mirror) = &engine {
                 // Copies whose server is lost leave, and what waits for them fails.
                 mirror.look_at_nodes();

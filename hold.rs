@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether this machine still holds a storage, or another head has taken it over.
+//! What each request of a storage looks at first: whether this machine still holds the storage, or another head has taken
+//! it over; and whether there is a node for which some must wait.
 
 use kernel::{
     prelude::*,
@@ -18,6 +19,8 @@ use kernel::{
 pub(crate) struct Hold {
     /// Epoch of the head that has taken over; 0: the storage is held.
     epoch: Atomic<u64>,
+    /// Gates that are not open.
+    closed: Atomic<u32>,
 }
 
 impl Hold {
@@ -26,6 +29,7 @@ impl Hold {
         Ok(Arc::new(
             Self {
                 epoch: Atomic::new(0),
+                closed: Atomic::new(0),
             },
             GFP_KERNEL,
         )?)
@@ -35,6 +39,22 @@ impl Hold {
     #[inline]
     pub(crate) fn is_lost(&self) -> bool {
         self.epoch.load(Relaxed) != 0
+    }
+
+    /// Whether a [gate](crate::gate) of the storage may be closed. That is noticed by requests that begin later.
+    #[inline]
+    pub(crate) fn has_closed_gates(&self) -> bool {
+        self.closed.load(Relaxed) != 0
+    }
+
+    /// One more gate is closed.
+    pub(crate) fn count_closed(&self) {
+        self.closed.fetch_add(1, Full);
+    }
+
+    /// One gate is open again.
+    pub(crate) fn count_opened(&self) {
+        self.closed.fetch_sub(1, Full);
     }
 
     /// The epoch of the head that has taken over; 0: none has.

@@ -25,6 +25,7 @@ use crate::{
         Done,
         Failure, //
     },
+    gate::Gate,
     hold::Hold,
     kern::{
         net::{
@@ -264,6 +265,9 @@ pub(crate) struct Member {
     size: Atomic<u64>,
     /// The node.
     pub(crate) node: Node,
+    /// Where requests for its place wait while it is suspended, unless it is a copy of a mirror. Two nodes of which one
+    /// takes the other one's place have one gate.
+    pub(crate) gate: Arc<Gate>,
     /// Path of the device, or name of the NBD export.
     path: CString,
     /// `uapi::NODE_DISCARD`, `uapi::NODE_FORCE`: for the first start.
@@ -294,13 +298,20 @@ pub(crate) struct News {
 
 impl Member {
     /// Gives a node its place.
-    pub(crate) fn new(id: u32, place: Place, node: Node, want: Want) -> Result<Arc<Self>> {
+    pub(crate) fn new(
+        id: u32,
+        place: Place,
+        node: Node,
+        gate: Arc<Gate>,
+        want: Want,
+    ) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 id,
                 start: place.start,
                 size: Atomic::new(place.size),
                 node,
+                gate,
                 path: want.path,
                 flags: Atomic::new(want.flags),
                 replaces: Atomic::new(0),
@@ -462,6 +473,9 @@ impl Member {
         if let Some((mirror, copy)) = &*self.copy.lock() {
             mirror.copy_info(*copy, out);
         }
+        let (state, waiting) = self.gate.shown();
+        out.suspended = out.suspended.max(state);
+        out.in_flight = out.in_flight.saturating_add(waiting);
         out.replaces = self.replaces();
         out.errors = counters.errors();
         out.requests = counters.requests();

@@ -101,6 +101,11 @@ pub(crate) fn flush(node: &LocalNode, part: BioPart) {
     }
 }
 
+/// Whether a flush would find nothing to flush.
+pub(crate) fn is_clean(node: &LocalNode) -> bool {
+    node.ctx().flush.is_clean()
+}
+
 /// Takes a free piece, or ends `part` if there is none and it must not wait.
 #[inline]
 fn take(node: &LocalNode, part: BioPart) -> Option<(Slot<Local, LocalPiece>, BioPart)> {

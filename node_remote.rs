@@ -320,6 +320,11 @@ pub(crate) fn flush(node: &Arc<RemoteNode>, part: BioPart) {
     }
 }
 
+/// Whether a flush would find nothing to flush.
+pub(crate) fn is_clean(node: &RemoteNode) -> bool {
+    !node.ctx().has(proto::FLAG_SEND_FLUSH) || node.ctx().flush.is_clean()
+}
+
 /// Takes a piece and queues it; `false` if there was none and the bio must not wait.
 fn start(node: &Arc<RemoteNode>, part: BioPart, command: Command, flags: u16, offset: u64) -> bool {
     let remote = node.ctx();

@@ -125,14 +125,16 @@ impl FlushState {
         }
     }
 
-    /// Begins a flush; `false` if there is nothing to flush, and then [`Self::end`] must not be called.
-    pub(crate) fn begin(&self) -> bool {
+    /// Whether there is nothing to flush.
+    pub(crate) fn is_clean(&self) -> bool {
         // Look at `dirty` on both sides of `flushing`: a flush that failed in between has set `dirty`
         // before it left `flushing`, one that began in between was in `flushing` before it cleared `dirty`.
-        if !self.dirty.load(Acquire)
-            && self.flushing.load(Acquire) == 0
-            && !self.dirty.load(Acquire)
-        {
+        !self.dirty.load(Acquire) && self.flushing.load(Acquire) == 0 && !self.dirty.load(Acquire)
+    }
+
+    /// Begins a flush; `false` if there is nothing to flush, and then [`Self::end`] must not be called.
+    pub(crate) fn begin(&self) -> bool {
+        if self.is_clean() {
             return false;
         }
         self.flushing.fetch_add(1, Full);

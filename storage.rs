@@ -16,6 +16,7 @@ mod look;
 mod metadata;
 mod moving;
 mod replace;
+mod suspend;
 
 use kernel::{
     new_mutex,
@@ -30,6 +31,7 @@ use kernel::{
 };
 
 use moving::Moving;
+use suspend::Overdue;
 
 use crate::{
     alg::Algorithm,
@@ -44,6 +46,7 @@ use crate::{
         Done,
         Failure, //
     },
+    gate::Gate,
     hold::Hold,
     kern::{
         disk::{
@@ -57,7 +60,8 @@ use crate::{
             Directory,
             Subsystem, //
         },
-        time, //
+        time,
+        timer::Timer, //
     },
     limits,
     linear::{
@@ -96,6 +100,9 @@ pub(crate) struct Storage {
     /// Whether another head has taken it over.
     hold: Arc<Hold>,
     events: Arc<Events>,
+    /// For what waits for nodes that are suspended.
+    #[pin]
+    overdue: Timer<Overdue>,
     /// How it is, as user space was told last.
     health: Atomic<u32>,
     #[pin]
@@ -175,6 +182,7 @@ impl Storage {
         let name = CString::try_from_fmt(fmt!("{name}"))?;
         let events = Events::new()?;
         let hold = Hold::new()?;
+        let overdue = Overdue::new(&events);
         let storage = Arc::pin_init(
             pin_init!(Self {
                 name,
@@ -193,6 +201,7 @@ impl Storage {
                 },
                 hold,
                 events,
+                overdue <- Timer::new(overdue),
                 health: Atomic::new(uapi::HEALTH_NONE),
                 life <- new_mutex!(
                     Life {
@@ -342,7 +351,8 @@ impl Storage {
             );
         };
         let place = Place { start, size };
-        let member = Member::new(id, place, node, want)?;
+        let gate = Gate::new(self.hold.clone())?;
+        let member = Member::new(id, place, node, gate, want)?;
         Self::show(life, &mut inner, member.clone())?;
         drop(inner);
         let Some(mirror) = mirror else { return Ok(()) };
@@ -484,7 +494,9 @@ impl Storage {
         // Not under `inner`: the last I/O may wait for a lost node. The disk goes first: with it the mirror ends.
         let (disk, mirror) = disk;
         self.prepare_end(life);
+        self.fail_gates();
         drop(disk);
+        self.open_gates();
         self.abandon_moving(life);
         self.forget_copies();
         drop(mirror);

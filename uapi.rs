@@ -340,7 +340,7 @@ node_ref!(
     6
 );
 node_ref!(
-    /// Ends the waiting on a lost node (or [`ALL_NODES`] that are lost): its waiting requests fail, and so
+    /// Ends the waiting on a node that is lost or suspended (or [`ALL_NODES`] that are): its waiting requests fail, and so
     /// do new ones until it is back.
     FailNow,
     7
@@ -413,7 +413,7 @@ mod info;
 pub use info::*;
 
 node_ref!(
-    /// Lets requests wait that must go to this node of a mirror that runs, until [`ResumeNode`]. Others go on.
+    /// Lets requests wait that must go to this node of a storage that runs, until [`ResumeNode`]. Others go on.
     SuspendNode,
     14
 );

@@ -237,6 +237,36 @@ impl Bio {
         unsafe { BioPart::new(self.raw, front, self.opf) }
     }
 
+    /// Notes in the bio itself what is left of it. This is the one place where a bio is changed; parts have their own
+    /// ranges.
+    fn note(&self) {
+        // SAFETY: By the type invariant it is valid, and ours.
+        unsafe {
+            let raw = self.raw.as_ptr();
+            (*raw).bi_iter = c::bvec_iter {
+                bi_sector: self.rest.sector,
+                bi_size: self.rest.bytes,
+                bi_idx: self.rest.index,
+                bi_offset: self.rest.offset,
+            };
+            (*raw).bi_opf &= self.opf | NOT_FOR_CLONES;
+        }
+    }
+
+    /// Submits what is left to its disk again, as if it came from above: whatever serves that by now gets it. Process
+    /// context; may sleep.
+    pub(crate) fn submit_again(self) {
+        // SAFETY: By the type invariant.
+        if unsafe { self.raw.as_ref() }.bi_bdev.is_null() {
+            // It is one of our own, which nobody has submitted: the drop ends it.
+            return;
+        }
+        self.note();
+        // SAFETY: The bio is valid, says what is left of it, and belongs to a disk, which whoever submitted it keeps open
+        // until it ends. Our share goes with it.
+        unsafe { c::submit_bio_noacct(ManuallyDrop::new(self).raw.as_ptr()) };
+    }
+
     /// All that is left, as one part.
     #[inline]
     pub(crate) fn into_part(self) -> BioPart {
@@ -525,18 +555,9 @@ impl BioQueue {
     pub(crate) fn push(&self, bio: Bio) -> bool {
         let bio = ManuallyDrop::new(bio);
         let raw = bio.raw.as_ptr();
-        // SAFETY: By the type invariant of `Bio` it is valid, and ours. This is the one place where
-        // a bio is changed: it keeps what is left of it. Parts have their own ranges.
-        unsafe {
-            (*raw).bi_iter = c::bvec_iter {
-                bi_sector: bio.rest.sector,
-                bi_size: bio.rest.bytes,
-                bi_idx: bio.rest.index,
-                bi_offset: bio.rest.offset,
-            };
-            (*raw).bi_opf &= bio.opf | NOT_FOR_CLONES;
-            (*raw).bi_next = core::ptr::null_mut();
-        }
+        bio.note();
+        // SAFETY: By the type invariant of `Bio` it is valid, and ours.
+        unsafe { (*raw).bi_next = core::ptr::null_mut() };
         let mut list = self.list.lock();
         let only = list.first.is_null();
         if only {

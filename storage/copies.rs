@@ -95,50 +95,31 @@ impl Storage {
         }
     }
 
-    /// Calls `act` with the mirror and a node's number as a copy.
-    fn for_copy(&self, id: u32, act: impl FnOnce(&Arc<Engine>, u32) -> Done) -> Done {
-        let inner = self.inner.lock();
-        let Some(mirror) = &inner.mirror else {
-            fail!(
-                EOPNOTSUPP,
-                "{} is no mirror that runs; only copies of one can be suspended",
-                self.name()
-            );
-        };
-        let member = inner.members.iter().find(|member| member.id == id);
-        match member.map(|member| member.copy()) {
-            Some(Some(copy)) => act(mirror, copy),
-            Some(None) => fail!(EINVAL, "the node is no copy"),
-            None => fail!(ENOENT, "{} has no such node", self.name()),
-        }
-    }
-
     /// Gives up what was written on a copy alone, that is not taken back for that reason.
     pub(crate) fn discard(&self, id: u32) -> Done {
         // So it is not removed meanwhile.
         let life = self.life.lock();
-        let mut found = None;
-        self.for_copy(id, |mirror, copy| {
-            found = Some((mirror.clone(), copy));
-            Ok(())
-        })?;
+        let (mirror, copy) = {
+            let inner = self.inner.lock();
+            let Some(mirror) = inner.mirror.clone() else {
+                fail!(
+                    EOPNOTSUPP,
+                    "{} is no mirror that runs; nothing on its nodes can be given up",
+                    self.name()
+                );
+            };
+            let member = inner.members.iter().find(|member| member.id == id);
+            match member.map(|member| member.copy()) {
+                Some(Some(copy)) => (mirror, copy),
+                Some(None) => fail!(EINVAL, "the node is no copy"),
+                None => fail!(ENOENT, "{} has no such node", self.name()),
+            }
+        };
         // Not under `inner`: it reads from the node.
-        if let Some((mirror, copy)) = found {
-            mirror.discard(copy)?;
-        }
+        mirror.discard(copy)?;
         drop(life);
         self.events.tell();
         Ok(())
-    }
-
-    /// Lets requests wait that must go to a copy.
-    pub(crate) fn suspend(&self, id: u32) -> Done {
-        self.for_copy(id, |mirror, copy| mirror.suspend(copy))
-    }
-
-    /// They go on.
-    pub(crate) fn resume(&self, id: u32) -> Done {
-        self.for_copy(id, |mirror, copy| mirror.resume(copy))
     }
 
     /// Changes a setting of the storage: `uapi::SET_*` of [`uapi::SetStorage`].

@@ -128,10 +128,13 @@ impl Storage {
         target: impl Fn(&Member) -> Target,
     ) -> Result<Array> {
         let mut nodes = KVec::with_capacity(members.len(), GFP_KERNEL)?;
+        let mut gates = KVec::with_capacity(members.len(), GFP_KERNEL)?;
         for member in members {
             nodes.push(target(member), GFP_KERNEL)?;
+            gates.push(member.gate.clone(), GFP_KERNEL)?;
         }
-        Array::new(Map::new(self.alg(), table, nodes), self.hold.clone())
+        let hold = self.hold.clone();
+        Array::new(Map::new(self.alg(), table, nodes, gates, hold))
     }
 
     /// The same, of a storage that runs.

@@ -40,18 +40,23 @@ impl Storage {
         Ok(())
     }
 
-    /// Ends the waiting on a lost node. Named alone, a node that is up but does not answer counts as lost.
+    /// Ends the waiting on a node that is lost or suspended. Named alone, a node that is up but does not answer counts as
+    /// lost.
     pub(crate) fn fail_now(&self, id: u32) -> Done {
         if let Some(twin) = &self.inner.lock().twin {
             // Superblocks may wait for the node, and requests for them.
             twin.refuse();
         }
         self.for_nodes(id, |member| {
+            let was_suspended = member.gate.fail();
             let Node::Remote(node) = &member.node else {
-                if id == uapi::ALL_NODES {
+                if was_suspended || id == uapi::ALL_NODES {
                     return Ok(());
                 }
-                fail!(EINVAL, "a local node is never waited for");
+                fail!(
+                    EINVAL,
+                    "a local node is never waited for, unless it is suspended"
+                );
             };
             let lost = node.ctx().shown(|shown| shown.state != uapi::NODE_UP);
             if lost || id != uapi::ALL_NODES {
@@ -86,7 +91,10 @@ impl Storage {
                 _ => fail!(EINVAL, "unknown setting {what}"),
             }
             Ok(())
-        })
+        })?;
+        // What waits at a gate is judged by the new limit.
+        self.events.tell();
+        Ok(())
     }
 
     /// Tells about the storage.

@@ -122,7 +122,7 @@ impl Storage {
             start: old.start,
             size: old.size(),
         };
-        let new = Member::new(id, place, node, want)?;
+        let new = Member::new(id, place, node, old.gate.clone(), want)?;
         let array = self.array_again(|member| {
             if member.id == old.id {
                 Target::Twin(engine.clone())

@@ -146,6 +146,11 @@ pub const ROLE_HEALING: u32 = 2;
 /// [`NodeInfo::role`]: it gets no writes, and lacks data.
 pub const ROLE_MISSING: u32 = 3;
 
+/// [`NodeInfo::suspended`]: requests wait.
+pub const SUSPENDED: u32 = 1;
+/// [`NodeInfo::suspended`]: the waiting was ended, so requests fail.
+pub const SUSPENDED_FAILING: u32 = 2;
+
 abi! {
     /// What there is to know about a node.
     pub struct NodeInfo {
@@ -197,7 +202,7 @@ abi! {
         pub reason: [u8; 96],
         /// `ROLE_*`.
         pub role: u32,
-        /// Whether requests for it wait ([`super::SuspendNode`]): 0 or 1.
+        /// Whether requests for it wait ([`super::SuspendNode`]): 0, [`SUSPENDED`], [`SUSPENDED_FAILING`].
         pub suspended: u32,
         /// The node's UUID; zeroes: it has none (yet).
         pub uuid: [u8; 16],

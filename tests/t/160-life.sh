@@ -178,13 +178,196 @@ wait_until 5 not kill -0 $pid
 [[ ! -e /sys/devices/wait ]] || in_time 5 dst delete wait
 nft delete table inet t
 
+echo "- suspended nodes: those who want them wait, all others go on"
+# Whoever reads by the page cache (udev does) is reported as hung when that takes long.
+echo 0 >/proc/sys/kernel/hung_task_timeout_secs
+calm=/dev/dst-calm
+server nbdkit 11610 "$(image calm 32768)"
+blank /dev/ram3
+# With superblocks: they are written to a node that is suspended, too.
+dst create calm /dev/ram3 localhost:11610 --start-array
+second=n-$(attr calm n-0/size)
+# Where the second node begins, in blocks of 4 KiB.
+cut=$(($(attr calm n-0/size) / 8))
+# udev looks at a disk that was written to when that is closed: while its first sectors can't be read whoever opens it waits.
+# So each time it is suspended only the last thing that is done opens the disk, writes to it and closes it.
+settled() { udevadm settle --timeout=$((60 * SLOW)); }
+suspended() { attr_is calm "$1/suspended" "$2"; }
+landed() { attr calm "$1/requests"; }
+# waiting DIRECTORY N : so many requests at least are in flight, or wait.
+waiting() { [[ $(attr calm "$1/in_flight") -ge $2 ]]; }
+still() { local at; at=$(landed "$1") && sleep 1 && [[ $at == "$(landed "$1")" ]]; }
+# put BLOCK [,FLAG] : writes a block. soon BLOCK [,FLAG] : that must not take long.
+put() { dd if=/dev/urandom of=$calm bs=4k count=1 seek="$1" oflag=direct conv=notrunc"${2:-}" status=none; }
+soon() { in_time 20 dd if=/dev/urandom of=$calm bs=4k count=1 seek="$1" oflag=direct conv=notrunc"${2:-}" status=none; }
+at_once() { python3 -c '
+import mmap, os, sys
+os.preadv(os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT), [mmap.mmap(-1, 4096)], int(sys.argv[2]) << 12, os.RWF_NOWAIT)' $calm "$1"; }
+# One task writes so many blocks on both sides of the cut, all at a time: half of them to each node, more than it has pieces.
+deep() { fio --name=x --filename=$calm --direct=1 --ioengine=libaio --iodepth=800 --rw=randwrite --bs=4k "--offset=$(((cut - 400) * 4096))" --size=3200k "$@" >"$TMP/fio" 2>&1; }
+
+# waits NODE DIRECTORY LOG OTHER-DIRECTORY OTHER-LOG BLOCK OTHER-BLOCK : the node is suspended; the load of LOG is on it, that
+# of OTHER-LOG is on the other node; a block of each.
+waits() {
+	local node=$1 dir=$2 log=$3 to=$4 go=$5 block=$6 other=$7 at others pid both
+	settled
+	dst suspend calm "$node"
+	suspended "$dir" 1
+	suspended "$to" 0
+	expect 'suspended: what must go to it waits' dst status calm
+	refuse 'suspended already' dst suspend calm "$node"
+	# What was on its way ends.
+	wait_until 20 still "$dir"
+	at=$(landed "$dir")
+	others=$(counter calm "$to" requests write)
+	deep --verify=crc32c &
+	pid=$!
+	wait_until 30 waiting "$dir" 400
+	wait_until 30 bash -c "[[ \$(sed -E 's/.*write ([0-9]+).*/\1/' /sys/devices/calm/$to/requests) -ge $((others + 400)) ]]"
+	kill -0 $pid || fail "what must go to $node did not wait"
+	# What needs both waits; what must not wait is refused.
+	dd if=$calm of=/dev/null bs=8k count=1 skip=$(((cut - 1) * 4096)) iflag=direct,skip_bytes status=none &
+	both=$!
+	refuse 'unavailable' at_once "$block"
+	at_once "$other"
+	soon "$other"
+	load_goes_on "$go" 40
+	kill -0 $both || fail "a read on both sides of the cut did not wait"
+	same "$at" "$(landed "$dir")" "what $node was asked for"
+	dst resume calm "$node"
+	suspended "$dir" 0
+	refuse 'not suspended' dst resume calm "$node"
+	wait_until 60 not kill -0 $pid
+	wait $pid || { cat "$TMP/fio"; fail "fio: status $?"; }
+	wait_until 20 not kill -0 $both
+	wait $both
+	load_goes_on "$log"
+	load_goes_on "$go"
+}
+# Without flushes: those wait for both. Also the kernel flushes after each write with O_DSYNC.
+load_begin $calm "$TMP/calm0" --area 0:256 --rate 100 --flush-every 1000000 --fua 0
+load_begin $calm "$TMP/calm1" --area $((cut + 1000)):256 --rate 100 --flush-every 1000000 --fua 0 --writer 1
+waits /dev/ram3 n-0 "$TMP/calm0" "$second" "$TMP/calm1" 1000 $((cut + 2000))
+waits localhost:11610 "$second" "$TMP/calm1" n-0 "$TMP/calm0" $((cut + 2000)) 1000
+# Again and again, also while the other one is suspended.
+for _ in 1 2 3 4 5; do
+	dst suspend calm /dev/ram3
+	dst suspend calm localhost:11610
+	dst resume calm /dev/ram3
+	load_goes_on "$TMP/calm0" 4
+	dst resume calm localhost:11610
+done
+for i in 0 1; do
+	load_end "$TMP/calm$i"
+	oracle check "$TMP/calm$i" --acked --settle disk=$calm
+done
+same "0 0" "$(attr calm n-0/errors) $(attr calm "$second/errors")" errors
+
+echo "- a flush waits for a suspended node that has something to flush"
+put 1000 ,fsync
+settled
+dst suspend calm /dev/ram3
+soon $((cut + 2000)) ,fsync
+dst resume calm /dev/ram3
+put 1000
+settled
+dst suspend calm /dev/ram3
+put $((cut + 2000)) ,fsync &
+pid=$!
+wait_until 20 waiting n-0 1
+soon $((cut + 2001))
+kill -0 $pid || fail "a flush did not wait"
+dst resume calm /dev/ram3
+wait_until 20 not kill -0 $pid
+wait $pid
+
+echo "- the waiting is ended"
+# ended NODE DIRECTORY BLOCK OTHER-BLOCK COMMAND... : COMMAND ends what waits for the node, with an error; the other one is used.
+ended() {
+	local node=$1 dir=$2 block=$3 other=$4 pid
+	shift 4
+	settled
+	dst suspend calm "$node"
+	deep &
+	pid=$!
+	wait_until 30 waiting "$dir" 400
+	in_time 10 "$@"
+	wait_until 30 not kill -0 $pid
+	if wait $pid; then fail "what waited for $node succeeded"; fi
+	wait_until 20 attr_is calm "$dir/in_flight" 0
+	suspended "$dir" 2
+	expect 'suspended: requests fail' dst status calm
+	refuse 'Input/output error' soon "$block"
+	soon "$other"
+	dst set calm localhost:11610 timeout=wait
+	suspended "$dir" 2
+	dst resume calm "$node"
+	suspended "$dir" 0
+	soon "$block"
+}
+ended /dev/ram3 n-0 1000 $((cut + 2000)) dst fail-now calm /dev/ram3
+ended localhost:11610 "$second" $((cut + 2000)) 1000 dst fail-now calm localhost:11610
+ended localhost:11610 "$second" $((cut + 2000)) 1000 dst fail-now calm
+ended localhost:11610 "$second" $((cut + 2000)) 1000 dst set calm localhost:11610 timeout=1s
+# The limit is there already.
+settled
+dst set calm localhost:11610 timeout=1s
+dst suspend calm localhost:11610
+refuse 'Input/output error' soon $((cut + 2000))
+suspended "$second" 2
+dst set calm localhost:11610 timeout=wait
+dst resume calm localhost:11610
+refuse 'never waited for' dst fail-now calm /dev/ram3
+
+echo "- the server of a suspended node is lost"
+dst suspend calm localhost:11610
+put $((cut + 2000)) &
+pid=$!
+wait_until 20 waiting "$second" 1
+server_kill 11610
+wait_until 20 attr_is calm "$second/state" lost
+suspended "$second" 1
+soon 1000
+dst resume calm localhost:11610
+sleep 1
+kill -0 $pid || fail "a write to a server that is lost did not wait"
+server_again 11610
+wait_until 20 not kill -0 $pid
+wait $pid
+
+echo "- an end while a node is suspended"
+settled
+for node in /dev/ram3 localhost:11610; do
+	dst suspend calm "$node"
+	exec {open}<$calm
+	refuse '/dev/dst-calm is in use' dst stop calm
+	exec {open}<&-
+	in_time 20 bash -c '. "$TESTS/lib.sh"; stop calm'
+	suspended n-0 0
+	suspended "$second" 0
+	refuse 'does not run' dst suspend calm "$node"
+	dst start calm
+	soon 1000
+	soon $((cut + 2000))
+	settled
+	dst suspend calm "$node"
+	in_time 20 bash -c '. "$TESTS/lib.sh"; delete calm'
+	dst assemble calm /dev/ram3 localhost:11610
+	settled
+done
+if dmesg | grep -q 'storage that was stopped could not be written'; then fail "superblocks were not written"; fi
+delete calm
+blank /dev/ram3
+server_kill 11610
+echo 40 >/proc/sys/kernel/hung_task_timeout_secs
+
 echo "- a storm of commands"
 storm() { # N
 	local name=storm$(($1 % 3)) i
 	for ((i = 0; i < 12; i++)); do
 		# What fails because another one was first is all right; what hangs isn't.
 		for command in "create $name" "add $name /dev/ram$1" "add $name localhost:$((11600 + $1 % 2))" "start $name" \
-			"set $name timeout=5s" "fail-now $name" "stop $name" "remove $name --all" "delete $name"; do
+			"set $name timeout=5s" "suspend $name 0" "fail-now $name" "resume $name 0" "stop $name" "remove $name --all" "delete $name"; do
 			# shellcheck disable=SC2086
 			timeout -k 5 $((20 * SLOW)) dst $command >/dev/null 2>&1 || [[ $? -ne 124 && $? -ne 137 ]] ||
 				echo "hung: $command" >>"$TMP/hung"

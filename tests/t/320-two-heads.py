@@ -159,6 +159,28 @@ def test_linear():
     test_takeover("alg_linear")
 
 
+def test_suspended():
+    """What waits for a node that the fenced head has suspended ends, too."""
+    dst("create", "a", ONE, "/dev/ram2", "--force", "--start-array")
+    writer = Writer("/dev/dst-a", 16)
+    writer.start()
+    wait_until(20, lambda: writer.count > 10, "it writes")
+    dst("suspend", "a", "0")
+    last = int(run("blockdev", "--getsize64", "/dev/dst-a")) // BLOCK - 1
+    waiting = Writer("/dev/dst-a", last + 1, last)
+    dst("suspend", "a", "1")
+    waiting.start()
+    wait_until(20, lambda: all(int(waits) > 0 for waits in told("a", "in_flight")), "writes wait for both nodes")
+    answer, client = claim(10901, uuid_of("a"), b"x" * 16, 100)
+    assert answer == nbd.ACK
+    for thread in (writer, waiting):
+        thread.join(20 * SLOW)
+        assert not thread.is_alive(), "a write of a fenced head waits"
+    client.sock.close()
+    assert writer.error == waiting.error == errno.EIO, (writer.error, waiting.error)
+    delete("a")
+
+
 def test_mirror():
     test_takeover("alg_mirror")
     # The copies are equal where something was written.
@@ -249,4 +271,4 @@ run("modprobe", "brd", "rd_nr=3", "rd_size=16384")
 load()
 dst("export", "one", "/dev/ram0", "--listen", "127.0.0.1:10901")
 dst("export", "two", "/dev/ram1", "--listen", "127.0.0.1:10902")
-main(test_linear, test_mirror, test_private_copy, test_claims, test_end)
+main(test_linear, test_suspended, test_mirror, test_private_copy, test_claims, test_end)

@@ -74,13 +74,29 @@ same "$(id lin l0)" "$(attr lin "$(copy lin :12302)/replaces")" replaces
 refuse 'being replaced already' dst replace lin $L1 $one
 refuse 'not being replaced|another node' dst replace lin $L1 --cancel
 refuse 'runs; stop it first' dst remove lin $two
-refuse 'no mirror' dst suspend lin $L0
+
+echo "- both are suspended, as they have one place"
+dst suspend lin $two
+refuse 'suspended already' dst suspend lin $L0
+same "1 1 0" "$(for n in l0 :12302 l1; do attr lin "$(copy lin $n)/suspended"; done | xargs)" suspended
+in_time 20 dd if=/dev/urandom of=$disk bs=4k count=8 seek=3000 oflag=direct status=none
+dd if=/dev/urandom of=$disk bs=4k count=1 oflag=direct status=none &
+pid=$!
+sleep 1
+kill -0 $pid || fail "a write to a node that is replaced did not wait"
+dst resume lin $L0
+wait_until 20 not kill -0 $pid
+wait $pid
 load_goes_on "$log"
 
 echo "- it comes back"
 server_again 12302
 wait_until 60 role_is lin :12302 healing
+# What waits goes to the node that has the place by then.
+dst suspend lin $L0
 done_with lin 2
+attr_is lin "$(copy lin :12302)/suspended" 1
+dst resume lin $two
 load_goes_on "$log"
 
 echo "- cancelled half-way, and with the new node lost"

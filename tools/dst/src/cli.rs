@@ -147,13 +147,13 @@ the end the old node has all data. heal-min and heal-max of 'dst set' say how fa
     List(JsonArgs),
     /// Show throughput and counters of nodes and exports
     Stats(StatsArgs),
-    /// End the waiting on lost nodes: what waits for them fails
+    /// End the waiting on nodes that are lost or suspended: what waits for them fails
     FailNow(FailNowArgs),
-    /// Let requests wait that must go to a node of a mirror; all others go on
+    /// Let requests wait that must go to a node; all others go on
     #[command(after_help = "\
 Examples:
-  dst suspend mirror kano:10809
-  dst resume mirror kano:10809")]
+  dst suspend storage kano:10809
+  dst resume storage kano:10809")]
     Suspend(OneNode),
     /// End what suspend began
     Resume(OneNode),

@@ -185,6 +185,8 @@ pub struct Node {
     pub replaces: Option<u32>,
     /// Whether requests for it wait until it is resumed.
     pub suspended: bool,
+    /// Whether they fail meanwhile, as the waiting was ended.
+    pub suspended_failing: bool,
     /// Its UUID, if it has one.
     pub uuid: Option<String>,
     /// Bytes that it lacks, at most.
@@ -470,6 +472,7 @@ impl Node {
             },
             replaces: info.replaces.checked_sub(1),
             suspended: info.suspended != 0,
+            suspended_failing: info.suspended == uapi::SUSPENDED_FAILING,
             uuid: uuid(info.uuid),
             stale: info.stale.saturating_mul(SECTOR),
             trouble: Some(text(&info.trouble)).filter(|trouble| !trouble.is_empty()),

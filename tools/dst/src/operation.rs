@@ -80,7 +80,7 @@ pub enum Operation {
         /// Which node.
         which: Which,
     },
-    /// End the waiting on lost nodes.
+    /// End the waiting on nodes that are lost or suspended.
     FailNow {
         /// The storage.
         name: String,

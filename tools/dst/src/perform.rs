@@ -295,6 +295,8 @@ struct Meant {
     id: u32,
     /// The same in words.
     text: String,
+    /// Whether requests for it wait, or fail, until it is resumed.
+    suspended: bool,
     /// Its storage.
     storage: info::Storage,
 }
@@ -308,11 +310,18 @@ fn find(context: &Context<'_>, control: &dyn Control, name: &str, which: &Which)
     };
     let nodes = info::nodes(control, name)?;
     let id = select(context.world, name, &nodes, which)?;
-    let text = match nodes.iter().find(|node| node.id == id) {
+    let node = nodes.iter().find(|node| node.id == id);
+    let text = match node {
         Some(node) => format!("node {id} ({})", node.type_text),
         None => "all nodes".into(),
     };
-    Ok(Meant { id, text, storage })
+    let suspended = node.is_some_and(|node| node.suspended);
+    Ok(Meant {
+        id,
+        text,
+        suspended,
+        storage,
+    })
 }
 
 /// Makes a request that is nothing but a node.
@@ -332,7 +341,9 @@ pub(crate) fn node_ref<T: Request>(
 
 /// Removes nodes.
 fn remove(context: &mut Context<'_>, control: &dyn Control, name: &str, which: &Which) -> Result {
-    let Meant { id, text, storage } = find(context, control, name, which)?;
+    let Meant {
+        id, text, storage, ..
+    } = find(context, control, name, which)?;
     node_ref(control, name, id, RemoveNode)?.map_err(|refusal| {
         let why = refusal.explain(|errno| match errno {
             libc::EBUSY if storage.alg == MIRROR_ALG => Some(format!(
@@ -371,9 +382,11 @@ fn cancel_replace(
 
 /// Lets requests wait that must go to a node.
 fn suspend(context: &mut Context<'_>, control: &dyn Control, name: &str, which: &Which) -> Result {
-    let Meant { id, text, storage } = find(context, control, name, which)?;
+    let Meant {
+        id, text, storage, ..
+    } = find(context, control, name, which)?;
     node_ref(control, name, id, SuspendNode)?.map_err(|refusal| {
-        let why = refusal.explain(|errno| no_copy(errno, &storage));
+        let why = refusal.explain(|errno| cannot_suspend(errno, &storage));
         Error::Failed(format!("can't suspend {text} of storage '{name}': {why}"))
     })?;
     context.say(&format!(
@@ -383,11 +396,13 @@ fn suspend(context: &mut Context<'_>, control: &dyn Control, name: &str, which: 
 
 /// Ends what [`suspend`] began.
 fn resume(context: &mut Context<'_>, control: &dyn Control, name: &str, which: &Which) -> Result {
-    let Meant { id, text, storage } = find(context, control, name, which)?;
+    let Meant {
+        id, text, storage, ..
+    } = find(context, control, name, which)?;
     node_ref(control, name, id, ResumeNode)?.map_err(|refusal| {
         let why = refusal.explain(|errno| match errno {
             libc::EALREADY => Some("it is not suspended".into()),
-            _ => no_copy(errno, &storage),
+            _ => cannot_suspend(errno, &storage),
         });
         Error::Failed(format!("can't resume {text} of storage '{name}': {why}"))
     })?;
@@ -395,27 +410,24 @@ fn resume(context: &mut Context<'_>, control: &dyn Control, name: &str, which: &
 }
 
 /// What errors of suspending a node mean if the module does not explain them.
-fn no_copy(errno: i32, storage: &info::Storage) -> Option<String> {
+fn cannot_suspend(errno: i32, storage: &info::Storage) -> Option<String> {
     match errno {
         libc::EALREADY => Some("it is suspended already".into()),
-        libc::EINVAL | libc::EOPNOTSUPP if storage.alg != MIRROR_ALG => Some(format!(
-            "that is for mirrors ({MIRROR_ALG}); the storage is {}",
-            storage.alg
-        )),
         libc::EINVAL | libc::EOPNOTSUPP => Some(format!(
-            "the mirror does not run; 'dst start {0}' first",
+            "the storage does not run; 'dst start {0}' first",
             storage.name
         )),
         _ => None,
     }
 }
 
-/// Ends the waiting on lost nodes.
+/// Ends the waiting on nodes that are lost or suspended.
 fn fail_now(context: &mut Context<'_>, control: &dyn Control, name: &str, which: &Which) -> Result {
-    let Meant { id, text, .. } = find(context, control, name, which)?;
-    node_ref(control, name, id, FailNow)?.map_err(|refusal| {
+    let meant = find(context, control, name, which)?;
+    let Meant { id, text, .. } = &meant;
+    node_ref(control, name, *id, FailNow)?.map_err(|refusal| {
         let why = refusal.explain(|errno| match errno {
-            libc::EINVAL => Some("it is not lost".into()),
+            libc::EINVAL => Some("it is neither lost nor suspended".into()),
             libc::EOPNOTSUPP => Some("a local disk is never waited for".into()),
             _ => None,
         });
@@ -423,8 +435,13 @@ fn fail_now(context: &mut Context<'_>, control: &dyn Control, name: &str, which:
             "can't end the waiting on {text} of storage '{name}': {why}"
         ))
     })?;
-    context.say(&match id {
-        ALL_NODES => format!("{name}: nothing waits for lost nodes any more, until they are back"),
+    context.say(&match *id {
+        ALL_NODES => format!(
+            "{name}: nothing waits for nodes that are lost or suspended any more, until they are back"
+        ),
+        _ if meant.suspended => {
+            format!("{name}: nothing waits for {text} any more, until it is resumed")
+        }
         _ => format!("{name}: nothing waits for {text} any more, until it is back"),
     })
 }

@@ -206,8 +206,12 @@ fn render_storage(storage: &Storage, colour: bool) -> String {
             table.note(&note, Style::Warn);
         }
         if node.suspended {
+            let what = match node.suspended_failing {
+                true => "requests fail, as the waiting was ended",
+                false => "what must go to it waits",
+            };
             let note = format!(
-                "suspended: what must go to it waits; 'dst resume {} {}' ends that",
+                "suspended: {what}; 'dst resume {} {}' ends that",
                 storage.name, node.id
             );
             table.note(&note, Style::Warn);

@@ -296,9 +296,17 @@ fn suspending() {
     fake.ok("dst stop m");
     assert!(fake.fail("dst suspend m 1").contains("'dst start m' first"));
     fake.ok("dst create l /dev/sdc");
-    assert!(fake
-        .fail("dst suspend l 0")
-        .contains("the storage is alg_linear"));
+    assert!(fake.fail("dst suspend l 0").contains("'dst start l' first"));
+    fake.ok("dst start l");
+    fake.ok("dst suspend l 0");
+    let status = fake.ok("dst status l");
+    assert!(status.contains("what must go to it waits"), "{status}");
+    let mut state = fake.state.borrow_mut();
+    state.storages.get_mut("l").unwrap().nodes[0].suspended = SUSPENDED_FAILING;
+    drop(state);
+    let status = fake.ok("dst status l");
+    assert!(status.contains("suspended: requests fail"), "{status}");
+    fake.ok("dst resume l 0");
     assert!(fake.fail("dst suspend x 0").contains("no storage 'x'"));
     assert!(fake.fail("dst resume m 7").contains("no such node"));
     assert_eq!(fake.run("dst suspend m").status, 2);

@@ -302,7 +302,7 @@ pub struct FailNowArgs {
     /// Name of the storage
     #[arg(value_parser = name)]
     pub name: String,
-    /// The node: as when it was added, or its id, or n-START [default: every lost node]
+    /// The node: as when it was added, or its id, or n-START [default: every node that is lost or suspended]
     #[arg(value_parser = which)]
     pub node: Option<Which>,
 }

@@ -201,7 +201,7 @@ impl State {
     /// Suspends or resumes a node.
     pub(super) fn suspend(&mut self, request: &NodeRef, suspended: u32) -> Answer {
         let storage = self.storage(&field(&request.name))?;
-        if !storage.is_mirror() || !storage.running {
+        if !storage.running {
             return Err(libc::EOPNOTSUPP);
         }
         let mut nodes = storage.nodes.iter_mut();
