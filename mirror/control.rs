@@ -269,7 +269,11 @@ impl Engine {
         self.mirror.kick();
         if !attached {
             self.give_up(index, replaces)?;
-            fail!(EBUSY, "{} can't be taken back now; try again", candidate.name());
+            fail!(
+                EBUSY,
+                "{} can't be taken back now; try again",
+                candidate.name()
+            );
         }
         Ok(Some(index))
     }
