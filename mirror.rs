@@ -37,6 +37,7 @@ mod discard;
 mod heal;
 mod held;
 mod log;
+mod look;
 mod meta;
 mod own;
 mod read;

@@ -12,6 +12,7 @@ use crate::{
     array::{
         Array,
         Map,
+        Node,
         Running,
         Target, //
     },
@@ -20,6 +21,7 @@ use crate::{
         Done,
         Failure, //
     },
+    kern::sysfs::Directory,
     limits,
     member::{
         Member,
@@ -185,5 +187,30 @@ impl Storage {
         if let Some(thread) = &life.net {
             thread.service().remove(node.ctx().token());
         }
+    }
+
+    /// Takes out the nodes that `which` names, and ends them; gives their number.
+    pub(super) fn drop_members(&self, life: &Life, which: impl Fn(&Member) -> bool) -> usize {
+        let mut dropped = 0;
+        while let Some((directory, member)) = self.take_member(&which) {
+            drop(directory);
+            if let Node::Remote(node) = &member.node {
+                Self::disconnect(life, node);
+            }
+            drop(member);
+            dropped += 1;
+        }
+        dropped
+    }
+
+    /// Takes a node that `which` names out of the list. What it gives waits for readers of sysfs when it is dropped.
+    pub(super) fn take_member(
+        &self,
+        which: impl Fn(&Member) -> bool,
+    ) -> Option<(Option<Directory<Member>>, Arc<Member>)> {
+        let mut inner = self.inner.lock();
+        let index = inner.members.iter().position(|member| which(member))?;
+        let member = inner.members.remove(index).ok()?;
+        Some((inner.directories.remove(index).ok(), member))
     }
 }
