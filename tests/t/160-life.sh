@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
-# Timeout: 600
+# Timeout: 900
 # The life of storages: what is in use stays, what is asked for ends in bounded time, whatever the servers do.
 . "$TESTS/lib.sh"
 
