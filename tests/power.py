@@ -258,13 +258,14 @@ class Game:
         touch("slowly")
         self.boot_head()
         self.assembled()
-        first = self.lacks
+        first, begin = self.lacks, time.monotonic()
         # Before, what was active still is, healed or not.
         self.head.wait(60, lambda: self.logged() < first - SLACK, "the log says that something is healed")
+        print(f"healing: after {time.monotonic() - begin:.0f} s the log says {self.logged()} of {first} regions", flush=True)
         time.sleep(self.rng.uniform(0, 3))
         self.head.cut()
         clear("slowly")
-        print(f"healing: {first} regions were active or stale, {self.logged()} are when it is cut off", flush=True)
+        print(f"healing: {self.logged()} when it is cut off", flush=True)
 
     def kinds(self):
         """Those that were asked for, again and again; or all, each time in another order."""

@@ -127,10 +127,10 @@ dd if=/dev/urandom of=$disk bs=1M seek=8 count=12 oflag=direct status=none
 # Nothing is active any more.
 down
 up $A $B --degraded
-dst set asm heal-min=0 heal-max=1M
-dst add asm $C
 lacking() { python3 "$TESTS/mirror_log.py" "$c" "$a" "$b"; }
 same $((12 * 16)) "$(lacking)" "regions that the log calls stale"
+dst set asm heal-min=0 heal-max=1M
+dst add asm $C
 wait_until 60 bash -c '[[ $(cat /sys/devices/asm/healed) -ge 4096 ]]'
 # So that nothing moves while the images are taken.
 dst suspend asm $C
