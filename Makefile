@@ -61,7 +61,7 @@ demo: setup all ## A storage of three nodes, a filesystem on it, and every byte 
 bench: setup all ## Instructions for each I/O, beside dm-linear, NVMe/TCP and nbd
 	@tests/bench
 
-soak: setup all ## N=20 rounds of mkfs, copy, compare on three remote nodes
+soak: setup all ## N=20 rounds of mkfs, copy, compare on three remote nodes, and as many power cuts of a mirror (N="--power 100": only these)
 	@tests/soak $(N)
 
 shell: setup all ## An interactive shell in a VM (KERNEL=debug)

@@ -114,6 +114,8 @@ class Run:
         # For each block: writes under way, writes that began, what reads gave since then, and when zeroes were written last.
         self.busy, self.begun, self.settled, self.failed, self.zeroed = {}, {}, {}, set(), {}
         self.errors, self.reads, self.written, self.slowest = [], 0, 0, 0.0
+        # Where the next write goes that is to go where nothing was written.
+        self.fresh = first
 
     def note(self, line):
         """Adds to the log; the caller has the lock."""
@@ -162,12 +164,22 @@ class Run:
             span = min(span, 32)
         return self.first + rng.randrange(max(1, span - count + 1)), count
 
+    def behind(self, count):
+        """Where so many blocks come after those that were given before; from the beginning again when the area is full."""
+        with self.lock:
+            if self.fresh + count > self.first + self.blocks:
+                self.fresh = self.first
+            self.fresh += count
+            return self.fresh - count
+
     def one(self, device, rng):
         """One request of a writer."""
         dice = rng.random()
         if dice < 1 / self.options.flush_every:
             return self.flush(device)
         first, count = self.pick(rng)
+        if self.options.append and rng.random() * 100 < self.options.append:
+            first = self.behind(count)
         zero = rng.random() * 100 < self.options.zeroes
         fua = not zero and rng.random() * 100 < self.options.fua
         write, error = self.begin(first, count, zero), 0
@@ -309,6 +321,7 @@ def write_options(parser):
     parser.add_argument("--rate", type=float, default=0, help="writes a second, at most")
     parser.add_argument("--most", type=int, default=16, help="blocks of the largest write")
     parser.add_argument("--hot", type=float, default=30, help="percent in the first 32 blocks, where writes overlap")
+    parser.add_argument("--append", type=float, default=0, help="percent of the writes that go behind all of these before")
     parser.add_argument("--flush-every", type=float, default=20, help="writes, on the average")
     parser.add_argument("--fua", type=float, default=10, help="percent of the writes")
     parser.add_argument("--zeroes", type=float, default=2, help="percent of the writes")

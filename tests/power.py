@@ -6,13 +6,15 @@
 
 After each cut the machines boot with the disks as they are, and the mirror is assembled and heals. Then the oracle judges
 both disks: no write that was acknowledged is lost (only machines lost power, the disks keep what they have), both hold the
-same, and no more was copied than the regions that were written to lately. Kinds of cuts:
+same, and no more was copied than what the log on the disks had called active or stale when the power was cut, which are
+regions that were written to lately. All kinds of cuts come in turn, in an order that is drawn by lot; what is drawn follows from
+the seed. Kinds:
 
     head     the machine that has the mirror
     both     both machines at once
     late     the node; the head writes on, and is cut off a moment later: the node's disk is stale then
     node     the node; the head writes on, the node boots, and is healed under load; then the head is cut off
-    healing  the head; and again while the mirror heals
+    healing  the head; and again while the mirror heals: what was healed, and noted as that, is not healed once more
     link     frames are lost for some seconds; then the head is cut off
 """
 
@@ -27,6 +29,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from cable import Cable  # pylint: disable=wrong-import-position
+from mirror_log import lacking  # pylint: disable=wrong-import-position
 from oracle_rule import Checker, Copy, Log, append  # pylint: disable=wrong-import-position
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
@@ -38,6 +41,10 @@ DATA = 254 << 11
 # Blocks that a round writes to: 2 MiB.
 SPAN = 512
 REGION = 128
+# Regions that may be copied once more if the connection is lost while they are: as many as are copied at once.
+SLACK = 4
+# The node's disk in the mirror's table.
+NODE = 1
 # Seconds after which a machine ends by itself; a node may run through many rounds.
 LIMIT = 20000
 KINDS = ["head", "late", "healing", "both", "node", "link"]
@@ -144,6 +151,8 @@ class Game:
 
     def __init__(self, options):
         self.options, self.rng, self.round = options, random.Random(options.seed), 0
+        # Regions that the log calls active, or stale on the node, where the head was cut off.
+        self.lacks = 0
         os.makedirs(share)
         self.images = [os.path.join(TMP, "head.img"), os.path.join(TMP, "node.img")]
         for image in self.images:
@@ -167,7 +176,23 @@ class Game:
     def boot_head(self, how="again"):
         clear("assembled", "recovered", "go", "health")
         self.area = f"{256 + self.round * 2 * SPAN % 60000}:{SPAN}"
+        self.lacks = self.logged()
         self.head.boot("tests/guest/power-head", how, self.area)
+
+    def logged(self):
+        """Regions that the log calls active, or stale on the node. The node's disk may count, or may be behind: the greater."""
+        return max(lacking(NODE, self.images[0]), lacking(NODE, *self.images))
+
+    def assembled(self):
+        """The head has started the mirror, which lacks no more than what the log says."""
+        def told():
+            # What was on its way to the node when the head was cut off may come now.
+            self.lacks = max(self.lacks, self.logged())
+            return read("assembled")
+
+        stale = int(self.head.wait(300, told, "the mirror is assembled")[1])
+        if stale > self.lacks * REGION:
+            fail(f"{stale} sectors are stale after the start; in the log {self.lacks} regions of {REGION} were active or stale")
 
     def recover(self):
         """The machines boot, and all is healed; gives what was copied."""
@@ -176,6 +201,7 @@ class Game:
         self.node.wait(180, lambda: os.path.exists(path("node.ready")), "the node is up")
         if not self.head.process:
             self.boot_head("again" if self.round else "new")
+        self.assembled()
         return int(self.head.wait(300, lambda: read("recovered"), "the mirror is healed")[0])
 
     def judge(self, healed):
@@ -192,7 +218,10 @@ class Game:
         dirty = {lba // 16 for write in log.writes.values() if write.end > since for lba in range(write.first, write.first + write.count)}
         if healed > len(dirty) * REGION:
             fail(f"{healed} sectors were copied; {len(dirty)} regions of {REGION} sectors were written to")
-        print(f"round {self.round}: {healed} sectors were copied, {len(dirty)} regions of {REGION} had been written to", flush=True)
+        if healed > (self.lacks + SLACK) * REGION:
+            fail(f"{healed} sectors were copied; in the log {self.lacks} regions of {REGION} were active or stale")
+        print(f"round {self.round}: {healed} sectors were copied, {len(dirty)} regions of {REGION} had been written to, {self.lacks} "
+              "were active or stale", flush=True)
         checker.settle(self.log)
 
     def writes(self, count):
@@ -222,15 +251,29 @@ class Game:
             self.node.cut()
         self.head.cut()
         if kind == "healing":
-            touch("slowly")
-            self.boot_head()
-            self.head.wait(240, lambda: read("assembled"), "the mirror is assembled")
-            time.sleep(self.rng.uniform(0, 1.5))
-            self.head.cut()
-            clear("slowly")
+            self.cut_healing()
+
+    def cut_healing(self):
+        """The mirror is assembled and heals, slowly; and a cut when some of that is noted, so that it need not be done again."""
+        touch("slowly")
+        self.boot_head()
+        self.assembled()
+        first, begin = self.lacks, time.monotonic()
+        # Before, what was active still is, healed or not.
+        self.head.wait(60, lambda: self.logged() < first - SLACK, "the log says that something is healed")
+        print(f"healing: after {time.monotonic() - begin:.0f} s the log says {self.logged()} of {first} regions", flush=True)
+        time.sleep(self.rng.uniform(0, 3))
+        self.head.cut()
+        clear("slowly")
+        print(f"healing: {self.logged()} when it is cut off", flush=True)
+
+    def kinds(self):
+        """Those that were asked for, again and again; or all, each time in another order."""
+        while True:
+            yield from self.options.kinds or self.rng.sample(KINDS, len(KINDS))
 
     def play(self):
-        begin, kinds = time.monotonic(), self.options.kinds
+        begin, kinds = time.monotonic(), self.kinds()
         for number in range(1, self.options.rounds + 1):
             healed = self.recover()
             if self.round:
@@ -238,7 +281,7 @@ class Game:
             elif healed:
                 fail(f"{healed} sectors of a new mirror were copied")
             self.round = number
-            kind = kinds[number - 1] if number <= len(kinds) else self.rng.choice(kinds)
+            kind = next(kinds)
             print(f"round {number} of {self.options.rounds}: {kind} ({time.monotonic() - begin:.0f} s so far)", flush=True)
             self.cut(kind)
         self.judge(self.recover())
@@ -258,10 +301,10 @@ class Game:
 def main():
     parser = argparse.ArgumentParser(usage=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--kinds", type=lambda text: text.split(","), default=KINDS)
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("DST_POWER_SEED") or time.time()))
+    parser.add_argument("--kinds", type=lambda text: text.split(","))
     options = parser.parse_args()
-    print(f"seed {options.seed}", flush=True)
+    print(f"seed {options.seed} (DST_POWER_SEED={options.seed} draws the same once more)", flush=True)
     game = Game(options)
     try:
         game.play()

@@ -122,6 +122,31 @@ all_healthy
 in_range 10000 $((12 * 2048 + 2048)) "$(healed)" "sectors copied after some were copied before"
 down
 equal "$a" "$b" "$c"
+# The same when the head crashes: what was healed is noted, and not healed once more.
+up $A $B --degraded
+dd if=/dev/urandom of=$disk bs=1M seek=8 count=12 oflag=direct status=none
+# Nothing is active any more.
+down
+up $A $B --degraded
+lacking() { python3 "$TESTS/mirror_log.py" "$c" "$a" "$b"; }
+same $((12 * 16)) "$(lacking)" "regions that the log calls stale"
+dst set asm heal-min=0 heal-max=1M
+dst add asm $C
+wait_until 60 bash -c '[[ $(cat /sys/devices/asm/healed) -ge 4096 ]]'
+# So that nothing moves while the images are taken.
+dst suspend asm $C
+noted() { [[ $(lacking) -eq $((12 * 16 - $(healed) / 128)) ]]; }
+wait_until 30 noted
+for image in a b c; do cp "${!image}" "$TMP/crash-$image"; done
+before=$(healed)
+dst resume asm $C
+down
+for image in a b c; do cp "$TMP/crash-$image" "${!image}"; done
+up $B $C $A
+all_healthy
+same $((12 * 2048 - before)) "$(healed)" "sectors copied after a crash amid healing, $before of $((12 * 2048)) had been copied"
+down
+equal "$a" "$b" "$c"
 
 echo "- foreign, double, resized"
 dst create other --alg alg_mirror $D --start-array

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 # Timeout: 300
-"""What a disk holds whose power fails at any flush, by dm-log-writes: below the copies of a mirror, and on a linear storage.
+"""What a disk holds whose power fails at any flush, by dm-log-writes: below the copies of a mirror, on it, and on a linear storage.
 
 A filesystem is used by a program that syncs its files step by step, and marks the log after each. The log is replayed up to
 many flushes and writes with FUA: each time what is there must be a mirror that starts, with a filesystem that is consistent
@@ -224,20 +224,37 @@ def after_cut(work, step, nodes, mounts=True):
 
 
 def test_below_a_mirror():
-    """Both copies write down what the work is for them. What follows looks at these logs."""
-    global work, logs
+    """Both copies write down what the work is for them, and so does a disk on the mirror. What follows looks at these logs."""
+    global work, logs, upper
     legs = [LogWrites(f"leg{i}", f"/dev/ram{i}", log) for i, log in enumerate(DISKS[:2])]
     dst("create", "crash", "--alg", "alg_mirror", *[leg.path for leg in legs], "--start-array")
     settled()
-    work = use("/dev/dst-crash", legs)
+    device = LogWrites("upper", "/dev/dst-crash", DISKS[2])
+    work = use(device.path, [*legs, device])
+    device.remove()
     wait_health("crash", "healthy")
     if storage("crash", "left"):
         fail("a copy has left")
     delete("crash", 30)
     for leg in legs:
         leg.remove()
-    logs = [Log(leg.log) for leg in legs]
-    print(f"[{[len(log.entries) for log in logs]} entries, {[log.bytes >> 20 for log in logs]} MiB]", end=" ")
+    logs, upper = [Log(leg.log) for leg in legs], Log(device.log)
+    print(f"[{[len(log.entries) for log in (*logs, upper)]} entries, {[log.bytes >> 20 for log in (*logs, upper)]} MiB]", end=" ")
+
+
+def test_on_a_mirror():
+    """What was written to the mirror is on each copy; and at any flush there is a filesystem in it."""
+    image, marks = Image(upper, SIZE), upper.marks()
+    for index in spread(upper.orders(marks["mounted"], marks["unmounted"]), ABOVE // 2):
+        image.to(index)
+        image.put("/dev/ram2")
+        judged(upper, index, lambda: look("/dev/ram2", work, last_step(upper, index)))
+    image.to(len(upper.entries) - 1)
+    for copy in "/dev/ram0", "/dev/ram1":
+        place = differ(DATA * 512, image.memory, copy)
+        if place is not None:
+            fail(f"the whole log is not what is on {copy}, sector {place}")
+    upper.close()
 
 
 def test_one_copy():
@@ -396,4 +413,4 @@ run("modprobe", "dm_log_writes", check=False)
 if "log-writes" not in run("dmsetup", "targets"):
     print("no dm-log-writes")
     sys.exit(77)
-main(test_below_a_mirror, test_one_copy, test_both_copies, test_what_is_left_out_is_missed, test_on_a_linear_storage)
+main(test_below_a_mirror, test_on_a_mirror, test_one_copy, test_both_copies, test_what_is_left_out_is_missed, test_on_a_linear_storage)
