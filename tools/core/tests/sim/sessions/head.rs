@@ -139,8 +139,8 @@ impl World {
         if !fenced && !self.servers[link].foreign {
             // Three attempts in a row have ended at the question.
             self.tally.unfenced += 1;
-            if self.plan.takeovers {
-                // Nothing is promised of heads then, to which nobody says who they are.
+            if self.heads[head].life == Life::Starting {
+                // Nobody has asked the export to be done with the heads before: nothing is promised.
                 self.crash(head);
                 return;
             }
