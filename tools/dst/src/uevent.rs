@@ -331,7 +331,7 @@ mod tests {
             (
                 "change@/devices/m",
                 &["SUBSYSTEM=dst", "DST_NODE=2", "DST_EVENT=conflict"],
-                "m: node 2: can't be taken back; 'dst status m' says why",
+                "m: node 2: conflict, written to apart from the others; see 'dst status m'",
             ),
             (
                 "change@/devices/m",
