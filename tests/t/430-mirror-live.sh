@@ -275,22 +275,26 @@ def look():
     mirror = json.loads(output)["storages"][0]["mirror"]
     words = [mirror[key] for key in ("heal_rate", "seconds_left", "healing_left", "healing_done")]
     return now, *words, int(attr("heal_left")) * 512, int(attr("heal_done")) * 512
-looks = []
+looks, begin = [], time.monotonic()
 while attr("health") == "healing":
     looks.append(look())
     time.sleep(0.2)
 end = time.monotonic()
 print(*looks, sep="\n", file=sys.stderr)
+pace = (end - begin) / max(len(looks), 1)
 # At first nothing was copied yet; the last look may have been when all was.
 looks = [look for look in looks if look[2] is not None and look[3]]
 for look, later in zip(looks, looks[1:]):
     assert look[3] >= look[5] >= later[3], "left: by the command, then in sysfs, then by the command"
     assert look[4] <= look[6] <= later[4], "done: the same"
-if len(looks) < 3 and end - looks[0][0] > 2 * len(looks):
+if len(looks) < 3:
+    assert pace > 2 or end - begin < 2, f"{len(looks)} looks in {end - begin:.1f} s tell how long it takes"
     print("[too slow for a look at the speed]", end=" ")
     sys.exit()
 first, last = looks[0], looks[-1]
 assert first[2] > last[2], "the time left does not fall"
+# While the speed rises too much is told rather than too little.
+assert end - first[0] <= 2 * first[2] + 2 * slow, f"{first[2]} s were told first, it took {end - first[0]:.1f}"
 # Before that the speed that is told rises. The middle one: the machine may stand still now and then.
 settled = [look for look in looks if look[0] >= first[0] + 2] or looks[-1:]
 rate = sorted(look[1] for look in settled)[len(settled) // 2]
