@@ -190,8 +190,10 @@ second=n-$(attr calm n-0/size)
 # Where the second node begins, in blocks of 4 KiB.
 cut=$(($(attr calm n-0/size) / 8))
 # udev looks at a disk that was written to when that is closed: while its first sectors can't be read whoever opens it waits.
-# So each time it is suspended only the last thing that is done opens the disk, writes to it and closes it.
-settled() { udevadm settle --timeout=$((60 * SLOW)); }
+# So it stands still the while.
+udevadm settle --timeout=$((60 * SLOW))
+pkill -STOP systemd-udevd
+trap 'status=$?; pkill -CONT systemd-udevd; (exit $status); give_up' EXIT
 suspended() { attr_is calm "$1/suspended" "$2"; }
 landed() { attr calm "$1/requests"; }
 # waiting DIRECTORY N : so many requests at least are in flight, or wait.
@@ -210,7 +212,6 @@ deep() { fio --name=x --filename=$calm --direct=1 --ioengine=libaio --iodepth=80
 # of OTHER-LOG is on the other node; a block of each.
 waits() {
 	local node=$1 dir=$2 log=$3 to=$4 go=$5 block=$6 other=$7 at others pid both
-	settled
 	dst suspend calm "$node"
 	suspended "$dir" 1
 	suspended "$to" 0
@@ -265,12 +266,10 @@ same "0 0" "$(attr calm n-0/errors) $(attr calm "$second/errors")" errors
 
 echo "- a flush waits for a suspended node that has something to flush"
 put 1000 ,fsync
-settled
 dst suspend calm /dev/ram3
 soon $((cut + 2000)) ,fsync
 dst resume calm /dev/ram3
 put 1000
-settled
 dst suspend calm /dev/ram3
 put $((cut + 2000)) ,fsync &
 pid=$!
@@ -286,7 +285,6 @@ echo "- the waiting is ended"
 ended() {
 	local node=$1 dir=$2 block=$3 other=$4 pid
 	shift 4
-	settled
 	dst suspend calm "$node"
 	deep &
 	pid=$!
@@ -310,7 +308,6 @@ ended localhost:11610 "$second" $((cut + 2000)) 1000 dst fail-now calm localhost
 ended localhost:11610 "$second" $((cut + 2000)) 1000 dst fail-now calm
 ended localhost:11610 "$second" $((cut + 2000)) 1000 dst set calm localhost:11610 timeout=1s
 # The limit is there already.
-settled
 dst set calm localhost:11610 timeout=1s
 dst suspend calm localhost:11610
 refuse 'Input/output error' soon $((cut + 2000))
@@ -336,7 +333,6 @@ wait_until 20 not kill -0 $pid
 wait $pid
 
 echo "- an end while a node is suspended"
-settled
 for node in /dev/ram3 localhost:11610; do
 	dst suspend calm "$node"
 	exec {open}<$calm
@@ -349,16 +345,16 @@ for node in /dev/ram3 localhost:11610; do
 	dst start calm
 	soon 1000
 	soon $((cut + 2000))
-	settled
 	dst suspend calm "$node"
 	in_time 20 bash -c '. "$TESTS/lib.sh"; delete calm'
 	dst assemble calm /dev/ram3 localhost:11610
-	settled
 done
 if dmesg | grep -q 'storage that was stopped could not be written'; then fail "superblocks were not written"; fi
 delete calm
 blank /dev/ram3
 server_kill 11610
+pkill -CONT systemd-udevd
+trap give_up EXIT
 echo 40 >/proc/sys/kernel/hung_task_timeout_secs
 
 echo "- a storm of commands"

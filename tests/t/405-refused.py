@@ -199,7 +199,7 @@ def scsi(count):
     """SCSI disks that can discard, and write zeroes."""
     run("modprobe", "scsi_debug", f"add_host={count}", "per_host_store=1", "dev_size_mb=16", "delay=0", "lbpu=1", "lbpws=1")
     where = "/sys/bus/pseudo/drivers/scsi_debug/adapter*/host*/target*/*/block/sd*"
-    wait_until(20, lambda: len(glob.glob(where)) == count, f"{count} SCSI disks are there")
+    wait_until(120, lambda: len(glob.glob(where)) == count, f"{count} SCSI disks are there")
     run("udevadm", "settle")
     entries = sorted(glob.glob(where))
     for entry in entries:
