@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 # A mirror in use: copies are added, removed, suspended under load; who serves reads; how fast it heals; what is told.
+# Long: debug
 # Timeout: 1200
 . "$TESTS/lib.sh"
 need jq
@@ -410,7 +411,8 @@ comes_back() {
 	was=$(sha256sum <"$image")
 	line=$(so_far)
 	server_again 12301
-	wait_until 90 told "$line" ".event == \"$1\" and .role == \"missing\" and (.trouble | test(\"$2\"))"
+	# It is looked at once a minute, if it was often away.
+	wait_until 180 told "$line" ".event == \"$1\" and .role == \"missing\" and (.trouble | test(\"$2\"))"
 	dd if=/dev/urandom of=$disk bs=64k seek=60 count=2 oflag=direct status=none
 	expect "$2" dst status apart
 	expect "$2" attr apart "$(copy apart :12301)/trouble"
