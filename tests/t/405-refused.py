@@ -304,11 +304,13 @@ class Failing:
             Path(f"/sys/kernel/debug/{kind}/verbose").write_text("0", encoding="ascii")
         self.file = os.open("/proc/thread-self/fail-nth", os.O_RDWR)
         self.control = os.open("/dev/dst", os.O_RDWR)
+        text = Path(os.environ["TESTS"], "../uapi.rs").read_text(encoding="ascii")
+        self.version = int(re.search(r"ABI_VERSION: u32 = (\d+)", text).group(1))
 
     def add(self, name, path, nth):
         """Adds a local disk (AddNode in uapi.rs); the allocation of that number fails. Gives the errno, and how many there were."""
         size, automatic = 568, (1 << 64) - 1
-        head = struct.pack("=II200s28sIQQ256s", size, 3, b"", name.encode(), 1, automatic, automatic, path.encode())
+        head = struct.pack("=II200s28sIQQ256s", size, self.version, b"", name.encode(), 1, automatic, automatic, path.encode())
         request = bytearray(head.ljust(size, b"\0"))
         number, errno = f"{nth}".encode(), 0
         os.pwrite(self.file, number, 0)
