@@ -459,12 +459,6 @@ refuse "node of storage 'foreign'" dst add apart $remote
 refuse 'no copy of this storage' dst add apart $remote --discard
 dst add apart $remote --force
 wait_until 60 healthy apart
-leaves
-dd if=/dev/zero of="$raw" bs=512 seek=$((sectors - 16)) count=16 oflag=direct status=none
-comes_back refused 'superblock is damaged'
-dst remove apart $remote
-dst add apart $remote
-wait_until 60 healthy apart
 oracle equal "$data" $disk $L0 "$image"
 hush
 delete apart
