@@ -82,6 +82,20 @@ def check(name, log, *copies, options=("--acked",)):
     oracle("equal", DATA, *copies)
 
 
+def works_again(direct, offset):
+    """What is written is there; until then there may be errors."""
+    data = os.urandom(65536)
+
+    def works():
+        try:
+            direct.write(offset, data)
+            return direct.read(offset, len(data)) == data
+        except OSError:
+            return False
+
+    wait_until(30, works, "it works again")
+
+
 def healthy_again(name, seconds=90):
     wait_health(name, "healthy", seconds)
     if storage(name, "stale"):
@@ -278,15 +292,7 @@ def test_all_lost():
         Aside(direct.read, 0, 4096).over(10, "a read when all have failed", EIO)
         for server in servers:
             server.start()
-
-        def works():
-            try:
-                direct.write(2 << 20, b"5" * 65536)
-                return direct.read(2 << 20, 65536) == b"5" * 65536
-            except OSError:
-                return False
-
-        wait_until(30, works, "it works again")
+        works_again(direct, 2 << 20)
         healthy_again("all")
         oracle("equal", DATA, disk, servers[0].path, servers[1].path)
     direct.close()
@@ -407,15 +413,7 @@ def test_all_errors():
         Aside(dst, "status", "none").over(20, "dst status")
         for disk_ in bad:
             disk_.become()
-
-        def works():
-            try:
-                direct.write(16 << 20, b"w" * 65536)
-                return direct.read(16 << 20, 65536) == b"w" * 65536
-            except OSError:
-                return False
-
-        wait_until(30, works, "it works again")
+        works_again(direct, 16 << 20)
     healthy_again("none", 120)
     oracle("write", disk, log, "--count", "50", "--readers", "1", "--area", "1024:512")
     check("none", log, "/dev/ram0", "/dev/ram1")
