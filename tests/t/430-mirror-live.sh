@@ -310,8 +310,8 @@ print(f"[{rate >> 10} KiB/s told, {real / 1024:.0f} in fact; {first[2]} s left, 
 END
 all_healthy 120
 (($(attr live healed) - before >= 6 * 2048)) || fail "$(($(attr live healed) - before)) sectors were copied"
-sectors=$(($(attr live healed) - from)) took=$(($(now_ms) - start))
-((sectors * 1000 <= 2 * limit * took + 512 * 1000)) || fail "$sectors sectors in $took ms, with a limit of $limit KiB a second"
+copied=$(($(attr live healed) - from)) took=$(($(now_ms) - start))
+((copied * 1000 <= 2 * limit * took + 512 * 1000)) || fail "$copied sectors in $took ms, with a limit of $limit KiB a second"
 same "0 " "$(attr live heal_left) $(attr live heal_seconds_left)" "heal_left, heal_seconds_left when it is done"
 (($(attr live heal_done) >= 6 * 2048)) || fail "heal_done: $(attr live heal_done)"
 # The same, interrupted.
@@ -458,6 +458,12 @@ wait_until 10 losetup -d "$raw"
 refuse "node of storage 'foreign'" dst add apart $remote
 refuse 'no copy of this storage' dst add apart $remote --discard
 dst add apart $remote --force
+wait_until 60 healthy apart
+leaves
+dd if=/dev/zero of="$raw" bs=512 seek=$((sectors - 16)) count=16 oflag=direct status=none
+comes_back refused 'superblock is damaged'
+dst remove apart $remote
+dst add apart $remote
 wait_until 60 healthy apart
 oracle equal "$data" $disk $L0 "$image"
 hush
