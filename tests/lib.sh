@@ -143,6 +143,13 @@ image() {
 	echo "$TMP/$1"
 }
 
+# fresh DEVICE... : what is read from it next is what is on it; DST writes to it behind the back of the page cache,
+# which udev may have filled before.
+fresh() {
+	local d
+	for d; do [[ ! -b $d ]] || blockdev --flushbufs "$d"; done
+}
+
 # loop FILE [ARGUMENT...] : prints the loop device that it got.
 loop() {
 	modprobe loop

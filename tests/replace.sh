@@ -35,11 +35,6 @@ count() { dst status "$1" --json | jq '.storages[0].nodes | length'; }
 has_nodes() { [[ $(count "$1") -eq $2 ]]; }
 # id STORAGE TYPE : of the node whose type ends like that.
 id() { attr "$1" "$(copy "$1" "$2")/id"; }
-# fresh DEVICE... : what is read from it next is what is on it; DST writes to it behind the page cache's back.
-fresh() {
-	local d
-	for d; do [[ ! -b $d ]] || blockdev --flushbufs "$d"; done
-}
 sum() { fresh "$1"; sha256sum <"$1"; }
 # done_with STORAGE N : the old node is gone, N are left, and none of them takes another one's place. It need not be slow.
 done_with() {

@@ -34,6 +34,7 @@ array() {
 behind() {
 	local place
 	echo 3 >/proc/sys/vm/drop_caches
+	fresh "${places[@]##*:}"
 	for place in "${places[@]}"; do cat "${place##*:}"; done | cmp - "/dev/dst-$1"
 }
 
@@ -82,6 +83,7 @@ zeroed() {
 		head -c $(($2 * 512)) /dev/zero
 		tail -c +$((($1 + $2) * 512 + 1)) "$TMP/full"
 	} >"$TMP/want"
+	fresh "${places[@]##*:}"
 	for place in "${places[@]}"; do cat "${place##*:}"; done | cmp - "$TMP/want" ||
 		fail "$3 of $2 sectors from $1 on is wrong at the nodes"
 	echo 3 >/proc/sys/vm/drop_caches
@@ -101,6 +103,7 @@ for range in "0 20004" "4096 8192" "5000 8" "15000 4096"; do
 	blkdiscard --offset $((first * 512)) --length $((sectors * 512)) /dev/dst-mixed
 	# All of these nodes give zeroes for what was discarded, as far as whole blocks of theirs are concerned; what was
 	# not discarded must be as it was.
+	fresh "${places[@]##*:}"
 	for place in "${places[@]}"; do cat "${place##*:}"; done >"$TMP/got"
 	python3 - "$TMP/got" "$first" "$sectors" <<-'END'
 		import sys

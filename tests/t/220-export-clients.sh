@@ -52,6 +52,7 @@ head -c 64M /dev/urandom >"$TMP/image"
 qemu-img convert -n -f raw -O raw "$TMP/image" 'nbd://[::1]:10809/six'
 qemu-img compare -f raw -F raw "$TMP/image" 'nbd://[::1]:10809/six'
 nbdcopy 'nbd://[::1]:10809/six' nbd://127.0.0.1/other
+fresh /dev/ram1
 cmp "$TMP/image" /dev/ram1
 nbdcopy --destination-is-zero nbd://127.0.0.1/other "$TMP/image2" --connections=4 --requests=64
 cmp "$TMP/image" "$TMP/image2"

@@ -8,7 +8,10 @@
 role_is() { [[ $(attr "$1" "$2/role") == "$3" ]]; }
 healthy() { wait_until 60 attr_is "$1" health healthy; }
 # What was written to the storage is on a copy.
-same_data() { cmp -n $((16 << 20)) "$TMP/data" "$1" || fail "$1 differs"; }
+same_data() {
+	fresh "$1"
+	cmp -n $((16 << 20)) "$TMP/data" "$1" || fail "$1 differs"
+}
 
 load
 head -c 16M /dev/urandom >"$TMP/data"

@@ -43,6 +43,7 @@ uuid=$(attr lin uuid)
 head -c $((size * 512)) /dev/urandom >"$TMP/data"
 dd if="$TMP/data" of=/dev/dst-lin bs=1M oflag=direct conv=fsync status=none
 same_data
+fresh $A
 cmp -n $((data * 512)) "$TMP/data" $A
 "$TESTS/cuts.py" /dev/dst-lin "0:$data:$A" "$data:30720:$B" "$((data + 30720)):$data:$C"
 dd if="$TMP/data" of=/dev/dst-lin bs=1M oflag=direct conv=fsync status=none
