@@ -288,6 +288,18 @@ where
         self.heal.begin_round();
     }
 
+    /// Takes nothing on a copy for what it should be, from a sector on; what lies before it has.
+    pub fn lack_from(&mut self, copy: u32, sector: u64) {
+        self.regions.lack_from(copy, sector);
+        self.heal.begin_round();
+    }
+
+    /// Sectors from the start of which a copy lacks nothing, as far as has been flushed.
+    pub fn complete_to(&self, copy: u32) -> u64 {
+        let end = self.regions.lacks_from(copy).unwrap_or(self.sectors);
+        end.min(self.sectors)
+    }
+
     /// Begins. What was active is stale on copies that are away; `source`, after an unclean stop: on all but this one,
     /// which is in sync. `all`: copies on which nothing is believed.
     ///

@@ -7,15 +7,20 @@
 //! - *Start.* The data get a new id, unless a start that was cut off has given one to some of the nodes. The superblocks
 //!   are written twice, the next generation each time, on all nodes before the second time begins. So when the storage
 //!   runs, each node knows of each other one a generation that no earlier moment had: what is put back is told.
-//! - *Stop.* Twice again, without *running*. (And when a node has taken the place of another one: [`replace`].)
+//! - *Stop.* Twice again, without *running*. (And when a node takes the place of another one: [`replace`].)
 //!
 //! Process context; sleeps.
 
 mod replace;
+mod told;
 
 use kernel::prelude::*;
 
 pub(crate) use replace::Unnamed;
+pub(crate) use told::{
+    told,
+    Told, //
+};
 
 use replace::Substitute;
 
@@ -81,6 +86,17 @@ pub(crate) struct Wish<'a> {
     pub(crate) table: &'a [Segment],
     /// Whether to make a new one; `None`: as the nodes say.
     pub(crate) new: Option<bool>,
+    /// The node that waits to take the place of one of the candidates, if there is one.
+    pub(crate) waiting: Option<&'a Waiting>,
+}
+
+/// A node that waits to take the place of another one.
+pub(crate) struct Waiting {
+    pub(crate) candidate: Candidate,
+    /// First sector of the storage that lies on the other one.
+    pub(crate) start: u64,
+    /// Sectors that lie there.
+    pub(crate) size: u64,
 }
 
 /// A node of the storage.
@@ -147,7 +163,24 @@ impl Linear {
         let blank = |(candidate, found): &(&Candidate, &Superblocks)| is_blank(candidate, found);
         let blanks = candidates.iter().zip(&all).filter(blank).count();
         check_count(candidates.len())?;
+        if candidates.is_empty() {
+            match wish.waiting {
+                Some(waiting) => fail!(
+                    EINVAL,
+                    "{} was to take the place of another node, and lacks data of that; add that one, too",
+                    waiting.candidate.name()
+                ),
+                None => fail!(EINVAL, "the storage has no node; add one first"),
+            }
+        }
         if wish.new.unwrap_or(blanks == candidates.len()) {
+            if let Some(waiting) = wish.waiting {
+                fail!(
+                    EINVAL,
+                    "{} was to take the place of a node, and a new storage is to be made of the others; remove it first",
+                    waiting.candidate.name()
+                );
+            }
             return Self::make(io, wish, candidates, &all, storage);
         }
         let grows = wish.new.is_none() && blanks != 0;
@@ -293,6 +326,10 @@ impl Linear {
             superblock.rename_data(new_uuid());
         }
         superblock.seal();
+        let substitute = match wish.waiting {
+            Some(waiting) => Some(Substitute::again(&io, &assembly, waiting)?),
+            None => None,
+        };
         let mut placed = KVec::with_capacity(candidates.len(), GFP_KERNEL)?;
         for (node, at) in nodes.iter().zip(&positions) {
             let (Ok(own), Some(candidate), Some(superblocks)) =
@@ -323,7 +360,7 @@ impl Linear {
             spare: new_block()?,
             nodes: placed,
             fresh: false,
-            substitute: None,
+            substitute,
         })
     }
 
@@ -447,8 +484,9 @@ impl Linear {
     }
 
     /// Writes what a storage that was stopped has on its nodes. A node that is lost is not waited for: then it looks as
-    /// if it were not stopped cleanly, which is no harm.
-    pub(crate) fn stop(&mut self) {
+    /// if it were not stopped cleanly, which is no harm. `done`: sectors that the node has already that takes the place of
+    /// another one.
+    pub(crate) fn stop(&mut self, done: u64) {
         self.end_waiting();
         let undone = self.take_back();
         if self.nodes.iter().any(|placed| placed.node.is_lost()) {
@@ -462,8 +500,11 @@ impl Linear {
                 return;
             }
         }
-        if undone {
-            self.erase_other();
+        if self.note_waiting(false, done).is_err() {
+            pr_warn!("what has been copied of a node that is being replaced is copied again at the next start\n");
+            if undone {
+                self.erase_other();
+            }
         }
     }
 
@@ -504,23 +545,29 @@ impl Linear {
             return Err(EINVAL);
         };
         let superblock = Superblock::open(&self.block).map_err(|_| EUCLEAN)?;
-        let generation = superblock.generation();
         let own = superblock.copy_to(&mut self.spare);
         own.address(placed.index, placed.uuid, placed.layout.sectors);
         own.seal();
-        let mut places = [placed.layout.superblock_a(), placed.layout.superblock_b()];
-        if placed.b_first {
+        placed.write(&self.io, own)
+    }
+}
+
+impl Placed {
+    /// Writes its superblock.
+    fn write(&mut self, io: &BlockIo, own: &Superblock) -> Result {
+        let mut places = [self.layout.superblock_a(), self.layout.superblock_b()];
+        if self.b_first {
             places.reverse();
         }
         for sector in places {
-            if let Err(error) = self.io.write(&placed.node, sector, own.block()) {
+            if let Err(error) = io.write(&self.node, sector, own.block()) {
                 // It may be damaged now: until it is whole again the other one is to stay as it is.
-                placed.b_first = sector == placed.layout.superblock_b();
+                self.b_first = sector == self.layout.superblock_b();
                 return Err(error);
             }
         }
-        placed.seen = generation;
-        placed.b_first = false;
+        self.seen = own.generation();
+        self.b_first = false;
         Ok(())
     }
 }
@@ -545,38 +592,4 @@ fn layout(sectors: u64, used: u64, name: &str) -> Done<Layout> {
         ),
         Err(too_small) => Err(Failure::new(ENOSPC, format_args!("{name}: {too_small}"))),
     }
-}
-
-/// What a node tells of its storage.
-pub(crate) struct Told {
-    /// The algorithm's name is known here.
-    pub(crate) alg: &'static dyn Algorithm,
-    /// First sector of the storage that lies on the node.
-    pub(crate) start: u64,
-    /// Sectors that lie on it.
-    pub(crate) size: u64,
-}
-
-/// What a node tells of its storage; `None`: nothing that can be understood. Reads from it; sleeps.
-pub(crate) fn told(node: &Node, name: &str) -> Done<Option<Told>> {
-    let io = BlockIo::new()?;
-    let superblocks = Superblocks::read(&io, node)?;
-    let Ok(own) = superblocks.newest() else {
-        return Ok(None);
-    };
-    let Some(alg) = crate::alg::find(own.alg()) else {
-        return Err(Failure::new(
-            EINVAL,
-            format_args!(
-                "{name} is of a storage of {}, which this version does not know",
-                own.alg()
-            ),
-        ));
-    };
-    let entry = own.find(own.node());
-    Ok(entry.map(|(_, entry)| Told {
-        alg,
-        start: entry.start,
-        size: entry.size,
-    }))
 }

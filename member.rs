@@ -274,6 +274,8 @@ pub(crate) struct Member {
     flags: Atomic<u32>,
     /// [`uapi::NodeInfo::replaces`].
     replaces: Atomic<u32>,
+    /// Whether it is none of the storage's nodes yet: it waits to take the place of the one with the same start.
+    waits: Atomic<u32>,
     /// The mirror that runs, and the node's number as a copy of it.
     #[pin]
     copy: Mutex<Option<(Arc<Engine>, u32)>>,
@@ -315,6 +317,7 @@ impl Member {
                 path: want.path,
                 flags: Atomic::new(want.flags),
                 replaces: Atomic::new(0),
+                waits: Atomic::new(0),
                 copy <- new_mutex!(None, "dst::member::copy"),
                 announced: Atomic::new(uapi::NODE_UP),
                 announced_role: Atomic::new(uapi::ROLE_NONE),
@@ -350,6 +353,17 @@ impl Member {
     /// Which node's place it takes: [`uapi::NodeInfo::replaces`].
     pub(crate) fn replaces(&self) -> u32 {
         self.replaces.load(Relaxed)
+    }
+
+    /// Whether it is none of the storage's nodes yet: it waits to take the place of the one with the same start. A copy of a
+    /// mirror never does.
+    pub(crate) fn waits(&self) -> bool {
+        self.waits.load(Relaxed) != 0
+    }
+
+    /// Sets whether it waits.
+    pub(crate) fn set_waits(&self, waits: bool) {
+        self.waits.store(waits.into(), Relaxed);
     }
 
     /// Its number as a copy of a mirror that runs.

@@ -16,7 +16,10 @@ mod look;
 mod metadata;
 mod moving;
 mod replace;
+mod resume;
+mod settings;
 mod suspend;
+mod take_up;
 
 use kernel::{
     new_mutex,
@@ -31,14 +34,13 @@ use kernel::{
 };
 
 use moving::Moving;
+use resume::Resumed;
+use settings::Settings;
 use suspend::Overdue;
 
 use crate::{
     alg::Algorithm,
-    array::{
-        Node,
-        Running, //
-    },
+    array::Running,
     claim,
     events::Events,
     failure::{
@@ -46,7 +48,6 @@ use crate::{
         Done,
         Failure, //
     },
-    gate::Gate,
     hold::Hold,
     kern::{
         disk::{
@@ -63,22 +64,16 @@ use crate::{
         time,
         timer::Timer, //
     },
-    limits,
-    linear::{
-        self,
-        Linear, //
-    },
+    linear::Linear,
     member::{
-        usable,
         Member,
-        Place,
         Want, //
     },
     mirror::Engine,
     net_state::NetThread,
     proto::fence::Fence,
     remotes::Remotes,
-    sort, uapi,
+    uapi,
 };
 
 /// A storage.
@@ -111,8 +106,18 @@ pub(crate) struct Storage {
     inner: NoIoMutex<Inner>,
 }
 
-/// What serves the disk, its sectors and limits; and the superblocks, of what is no mirror and has some.
-type Assembled = (Running, u64, Limits, Option<KBox<Linear>>);
+/// What nodes have become.
+struct Assembled {
+    /// What serves the disk.
+    running: Running,
+    /// Sectors of the disk.
+    sectors: u64,
+    limits: Limits,
+    /// The superblocks, of what is no mirror and has some.
+    linear: Option<KBox<Linear>>,
+    /// A replacement of a node that goes on.
+    moving: Option<Resumed>,
+}
 
 /// What only changes of shape need.
 struct Life {
@@ -146,6 +151,7 @@ struct Inner {
     sectors: u64,
     /// Of the disk, while there is one.
     limits: Limits,
+    settings: Settings,
 }
 
 /// What a storage is to be.
@@ -225,6 +231,7 @@ impl Storage {
                         twin: None,
                         sectors: 0,
                         limits: Limits::default(),
+                        settings: Settings::new(),
                     },
                     "dst::storage::inner"
                 )),
@@ -272,127 +279,6 @@ impl Storage {
         result
     }
 
-    /// Opens or connects to a node, and gives it its place; gives its id. `replaces`: the copy whose place it takes.
-    fn take_up(&self, life: &mut Life, want: Want, replaces: Option<u32>) -> Done<u32> {
-        self.with_node(life, want, |life, id, want, node| {
-            self.place(life, id, want, node, replaces)
-        })
-    }
-
-    /// Opens or connects to a node, and lets `take` do something with it; gives its id. It is closed if that fails.
-    fn with_node(
-        &self,
-        life: &mut Life,
-        want: Want,
-        take: impl FnOnce(&mut Life, u32, Want, Node) -> Done,
-    ) -> Done<u32> {
-        let id = life.next_id;
-        let node = match &want.server {
-            None => want.open(id)?,
-            Some(server) => Node::Remote(self.connect(life, &want, server)?),
-        };
-        let result = take(life, id, want, node.clone());
-        match (&result, &node) {
-            (Ok(()), _) => life.next_id += 1,
-            (Err(_), Node::Remote(node)) => Self::disconnect(life, node),
-            (Err(_), Node::Local(_)) => {}
-        }
-        result.map(|()| id)
-    }
-
-    /// Gives a node its place in the storage, and its directory in sysfs.
-    #[inline(never)]
-    fn place(&self, life: &Life, id: u32, want: Want, node: Node, replaces: Option<u32>) -> Done {
-        let told = self.ask(&node, &want)?;
-        let mut size = match told {
-            Some(place) => place.size,
-            None => usable(&node, want.place.size, self.block_size, self.keeps())?,
-        };
-        let mirror = self.mirror();
-        if mirror.is_some() {
-            if !matches!(want.place.start, uapi::AUTO | 0) {
-                fail!(
-                    EINVAL,
-                    "a copy of everything begins at sector 0; leave --start (-s) out"
-                );
-            }
-            let (sectors, limits) = {
-                let inner = self.inner.lock();
-                (inner.sectors, inner.limits)
-            };
-            limits::check_joining(
-                &node,
-                &limits,
-                "stop the storage, then start it with the node",
-            )?;
-            size = sectors;
-        }
-        let candidate = want.candidate(&node)?;
-        let mut inner = self.inner.lock();
-        let mut table = KVec::with_capacity(inner.members.len(), GFP_KERNEL)?;
-        for member in &inner.members {
-            table.push(member.segment(0), GFP_KERNEL)?;
-        }
-        if self.has_metadata() && !self.is_mirror() {
-            linear::check_count(table.len() + 1)?;
-        }
-        if self.told {
-            // They were named in any order.
-            sort::by_key(&mut table, |segment| segment.start);
-        }
-        let start = match told.map_or(want.place.start, |place| place.start) {
-            uapi::AUTO => self.alg().place(&table, size),
-            start => start.checked_add(size).map(|_| start),
-        };
-        let Some(start) = start else {
-            fail!(
-                EOVERFLOW,
-                "the node would end beyond the largest sector number"
-            );
-        };
-        let place = Place { start, size };
-        let gate = Gate::new(self.hold.clone())?;
-        let member = Member::new(id, place, node, gate, want)?;
-        Self::show(life, &mut inner, member.clone())?;
-        drop(inner);
-        let Some(mirror) = mirror else { return Ok(()) };
-        // Last: a copy of which nobody can be told must not be one.
-        match mirror.add(&candidate, replaces) {
-            Ok(index) => member.set_copy(Some((mirror, index))),
-            Err(failure) => {
-                drop(self.take_member(|member| member.id == id));
-                return Err(failure);
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts a node into the list, and makes its directory in sysfs.
-    fn show(life: &Life, inner: &mut Inner, member: Arc<Member>) -> Done {
-        let Some(device) = &life.device else {
-            return Err(ENODEV.into());
-        };
-        let start = member.start;
-        // Two nodes with one START: the second is n-START-1. Which numbers are taken depends on what was
-        // removed; sysfs knows. After that nothing may fail: a directory is not dropped under `inner`.
-        inner.members.reserve(1, GFP_KERNEL)?;
-        inner.directories.reserve(1, GFP_KERNEL)?;
-        let mut index = 0;
-        let directory = loop {
-            let name = match index {
-                0 => CString::try_from_fmt(fmt!("n-{start}"))?,
-                index => CString::try_from_fmt(fmt!("n-{start}-{index}"))?,
-            };
-            match Directory::add(device.anchor(), &name, member.clone()) {
-                Err(EEXIST) if index <= inner.members.len() => index += 1,
-                result => break result?,
-            }
-        };
-        inner.directories.push(directory, GFP_KERNEL)?;
-        inner.members.push(member, GFP_KERNEL)?;
-        Ok(())
-    }
-
     /// Makes the disk appear. `flags`: `uapi::START_*`.
     pub(crate) fn start(&self, flags: u32) -> Done {
         let mut life = self.life.lock();
@@ -406,7 +292,17 @@ impl Storage {
                 return claim::refuse(other);
             }
         }
-        let (running, sectors, limits, linear) = assembled?;
+        let Assembled {
+            running,
+            sectors,
+            limits,
+            linear,
+            moving,
+        } = assembled?;
+        // Before there is a disk, too; if there will be none both end together.
+        if let Some(resumed) = moving {
+            self.adopt(&mut life, resumed);
+        }
         let Some(device) = &life.device else {
             return Err(ENODEV.into());
         };
@@ -415,7 +311,13 @@ impl Storage {
             Running::Mirror(mirror) => Some(mirror.engine().clone()),
         };
         // Before there is a disk: who waits for a node must be able to see that, and to end it.
-        self.inner.lock().mirror = mirror;
+        {
+            let mut inner = self.inner.lock();
+            if let Some(mirror) = &mirror {
+                inner.settings.apply(mirror);
+            }
+            inner.mirror = mirror;
+        }
         // Not under `inner`: looking for partitions reads from nodes, which may be lost by now.
         let disk = Arc::new(running, GFP_KERNEL)
             .map_err(Error::from)
@@ -434,6 +336,7 @@ impl Storage {
             Err(error) => {
                 let mirror = self.inner.lock().mirror.take();
                 drop(mirror);
+                self.end_moving(&mut life);
                 self.forget_copies();
                 self.release();
                 fail!(error, "the disk dst-{} can't be made", self.name());

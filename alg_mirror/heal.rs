@@ -44,7 +44,7 @@ const PIECE: u64 = 256;
 const REWRITES: usize = 8;
 
 /// The minimum unless somebody says otherwise, in sectors a second: 4 MiB, little for a disk, and a TiB in three days.
-const DEFAULT_MIN: u64 = 8192;
+pub const DEFAULT_MIN: u64 = 8192;
 
 /// Credits in a second.
 const CREDITS: u64 = 10;
@@ -211,6 +211,14 @@ impl Heal {
         self.walks.get_mut(slot)?.as_mut()
     }
 
+    /// The most that a credit allows.
+    fn most(&self) -> u64 {
+        match self.max {
+            0 => u64::MAX,
+            max => (max / CREDITS).max(1),
+        }
+    }
+
     /// Whether a piece may be begun.
     fn may_begin(&self) -> bool {
         let most = if self.busy || self.requests != 0 {
@@ -242,6 +250,8 @@ where
     pub fn set_pace(&mut self, min: u64, max: u64) {
         self.heal.min = min;
         self.heal.max = max;
+        // From now on, not from the next credit: a whole disk may be copied before that.
+        self.heal.budget = self.heal.budget.min(self.heal.most());
     }
 
     /// The least and the most that is copied, in sectors a second.
@@ -281,10 +291,6 @@ where
         let heal = &mut self.heal;
         heal.busy = heal.requests != 0;
         heal.requests = 0;
-        let most = match heal.max {
-            0 => u64::MAX,
-            max => (max / CREDITS).max(1),
-        };
         heal.allowance = if heal.busy {
             let shrunk = match heal.allowance {
                 u64::MAX => heal.rate / CREDITS,
@@ -294,7 +300,7 @@ where
         } else {
             u64::MAX
         };
-        let credit = most.min(heal.allowance);
+        let credit = heal.most().min(heal.allowance);
         heal.budget = credit.saturating_sub(heal.debt);
         heal.debt = heal.debt.saturating_sub(credit);
     }

@@ -124,6 +124,29 @@ where
         }
     }
 
+    /// The same in those from `sector` on; in all others it has what others have.
+    pub fn lack_from(&mut self, copy: u32, sector: u64) {
+        // Of a region in the midst of which it lies nothing is believed.
+        let first = usize::try_from(sector >> self.shift).unwrap_or(usize::MAX);
+        for at in 0..self.regions.len() {
+            if at < first {
+                self.load_more(at, WRITTEN);
+            } else {
+                self.lack(at, copy);
+            }
+        }
+    }
+
+    /// The first sector of the first region where a copy lacks something, durably.
+    pub fn lacks_from(&self, copy: u32) -> Option<u64> {
+        let bit = 1u32.checked_shl(copy).unwrap_or(0) & STALE;
+        let at = self
+            .regions
+            .iter()
+            .position(|region| region.want & bit != 0)?;
+        Some(self.sectors(at).0)
+    }
+
     /// Takes over the number of the newest write of a block of the log.
     pub fn load_sequence(&mut self, block: usize, sequence: u64) {
         if let Some(block) = self.blocks.get_mut(block) {

@@ -2,8 +2,9 @@
 
 //! The superblocks, when a node takes the place of another one while the storage runs.
 //!
-//! Until the new node has all data nothing is written: it is blank, and the old one belongs to the storage. Then the table
-//! gets the new node at the place of the old one, and the data a new id: [`Linear::name_new`] writes that twice on all
+//! Until the new node has all data it is the old one that belongs to the storage, whose superblocks are left alone. Those of
+//! the new one say whose place it is to take; when the storage is stopped, how far it is, too, so the next start goes on from
+//! there ([`Linear::resume`]). Then the table gets the new node at the place of the old one, and the data a new id: [`Linear::name_new`] writes that twice on all
 //! nodes, as at a start, on the new one first, and erases the superblocks of the old one. [`Linear::name_old`] is the same
 //! in the other direction, if it can't be ended, or somebody changes his mind.
 //!
@@ -18,6 +19,7 @@ use kernel::{
 };
 
 use crate::{
+    block_io::BlockIo,
     failure::{
         fail,
         Done,
@@ -25,13 +27,23 @@ use crate::{
     },
     member,
     meta::{
-        superblock::Superblock,
+        self,
+        layout::Layout,
+        superblock::{
+            Entry,
+            New,
+            NodeState,
+            Replacement,
+            Superblock, //
+        },
+        verdict::Assembly,
         Damage,
         BLOCK, //
     },
     superblocks::{
         cannot,
         check_free,
+        found,
         new_uuid,
         Candidate,
         Superblocks, //
@@ -41,7 +53,8 @@ use crate::{
 use super::{
     layout,
     Linear,
-    Placed, //
+    Placed,
+    Waiting, //
 };
 
 /// Milliseconds that a superblock may take while the storage runs. Then it is tried again later; meanwhile others may look
@@ -50,6 +63,12 @@ const RUNNING_MS: u32 = 2_000;
 
 /// What is on a node that belongs to nothing.
 static NOTHING: &[u8; BLOCK] = &[0; BLOCK];
+
+/// In the table of the superblock of a node that waits: the node whose place it is to take.
+const OLD: u32 = 0;
+
+/// The same: itself.
+const NEW: u32 = 1;
 
 /// A node is about to take the place of another one.
 pub(super) struct Substitute {
@@ -63,6 +82,72 @@ pub(super) struct Substitute {
     told: bool,
     /// The superblocks of the old one are erased.
     erased: bool,
+    /// Sectors from the start that the new one had when the storage started.
+    done: u64,
+}
+
+impl Substitute {
+    fn new(candidate: &Candidate, index: u32, layout: Layout) -> Result<Self> {
+        Ok(Self {
+            other: Placed {
+                node: candidate.node.clone(),
+                at: usize::MAX,
+                index,
+                uuid: new_uuid(),
+                layout,
+                seen: 0,
+                b_first: false,
+            },
+            label: CString::try_from_fmt(fmt!("{}", candidate.name()))?,
+            names_new: false,
+            told: false,
+            erased: false,
+            done: 0,
+        })
+    }
+
+    /// The node that was to take the place of another one when the storage ended. Reads from it.
+    pub(super) fn again(io: &BlockIo, assembly: &Assembly<'_>, waiting: &Waiting) -> Done<Self> {
+        let candidate = &waiting.candidate;
+        let superblocks = Superblocks::read(io, &candidate.node)?;
+        // A switch that was not completed, nor taken back, may have left its superblock there; or nothing that is whole.
+        let void = match superblocks.newest() {
+            Ok(own) => own.storage() == assembly.reference.storage() && own.waits_for().is_none(),
+            Err(damage) => matches!(
+                damage,
+                Damage::NoMagic | Damage::Checksum | Damage::Senseless(_)
+            ),
+        };
+        let (index, done) = if void {
+            let old = assembly
+                .reference
+                .entries()
+                .find(|(_, entry)| (entry.start, entry.size) == (waiting.start, waiting.size));
+            let Some((index, _)) = old else {
+                fail!(
+                    ENOENT,
+                    "the superblocks don't know the node whose place {} is to take; remove it",
+                    candidate.name()
+                );
+            };
+            (index, 0)
+        } else {
+            match meta::waiting::waiting(assembly, &found(candidate, &superblocks)) {
+                Ok(waiting) => (waiting.index, waiting.done),
+                Err(refusal) => return Err(Failure::new(ESTALE, refusal)),
+            }
+        };
+        let layout = layout(
+            member::sectors(&candidate.node),
+            waiting.size,
+            candidate.name(),
+        )?;
+        let mut this = Self::new(candidate, index, layout)?;
+        let (a, b) = superblocks.blocks();
+        this.other.b_first = Superblock::b_goes_first(a, b);
+        this.done = done;
+        Ok(this)
+    }
 }
 
 /// Why the superblocks don't name the new node.
@@ -96,24 +181,72 @@ impl Linear {
                     .map_err(|error| cannot(error, candidate, "written to"))?;
             }
         }
+        self.substitute = Some(Substitute::new(candidate, index, layout)?);
+        self.resume()
+            .map_err(|error| cannot(error, candidate, "written to"))
+    }
+
+    /// Sectors from the start that the node has already that takes the place of another one; `None`: there is none.
+    pub(crate) fn moved(&self) -> Option<u64> {
+        self.substitute.as_ref().map(|substitute| substitute.done)
+    }
+
+    /// The storage runs, and a node is about to take the place of another one: that one's superblocks say so, and that
+    /// nothing is known of what it has. Sleeps.
+    pub(crate) fn resume(&mut self) -> Result {
         self.io.set_limit(RUNNING_MS);
         self.io.set_patient(true);
-        self.substitute = Some(Substitute {
-            other: Placed {
-                node: candidate.node.clone(),
-                at: usize::MAX,
-                index,
-                uuid: new_uuid(),
-                layout,
-                seen: 0,
-                b_first: false,
-            },
-            label: CString::try_from_fmt(fmt!("{}", candidate.name()))?,
-            names_new: false,
-            told: false,
-            erased: false,
-        });
-        Ok(())
+        self.note_waiting(true, 0)
+    }
+
+    /// Writes on the new node, if there is one, whose place it is to take, and how many sectors it has.
+    pub(super) fn note_waiting(&mut self, running: bool, done: u64) -> Result {
+        let Some(substitute) = &mut self.substitute else {
+            return Ok(());
+        };
+        let other = &mut substitute.other;
+        let known = Superblock::open(&self.block).map_err(|_| EUCLEAN)?;
+        let old = known.entry(other.index).ok_or(EUCLEAN)?;
+        if other.node.is_lost() {
+            return Err(EHOSTDOWN);
+        }
+        let new = New {
+            storage: known.storage(),
+            name: known.name(),
+            alg: known.alg(),
+            created: known.created(),
+            block_size: known.block_size(),
+            sectors: known.sectors(),
+            log: None,
+            data: known.data(),
+        };
+        let own = Superblock::blank(&mut self.spare, &new).ok_or(EUCLEAN)?;
+        own.advance(known.generation());
+        own.set_epoch(known.epoch());
+        own.set_running(running);
+        // A table of its own: whoever believes it knows the other nodes from their superblocks.
+        own.set_entry(OLD, &old);
+        own.set_label(OLD, known.label(other.index));
+        let entry = Entry {
+            uuid: other.uuid,
+            seen: 0,
+            state: NodeState::Spare,
+            ..old
+        };
+        own.set_entry(NEW, &entry);
+        own.set_label(NEW, substitute.label.to_str().unwrap_or(""));
+        own.set_replacement(Some(Replacement {
+            from: OLD,
+            to: NEW,
+            done,
+        }));
+        own.address(NEW, other.uuid, other.layout.sectors);
+        own.seal();
+        if done != 0 {
+            // What it is said to have must not be in a volatile cache only.
+            self.io.flush(&other.node)?;
+        }
+        other.write(&self.io, own)
     }
 
     /// Whether superblocks may name the new node.
@@ -165,11 +298,7 @@ impl Linear {
 
     /// The replacement is over: the superblocks name one of the two nodes, and the other one is closed.
     pub(crate) fn conclude(&mut self) {
-        if self
-            .substitute
-            .as_ref()
-            .is_some_and(|s| s.names_new && !s.erased)
-        {
+        if self.substitute.as_ref().is_some_and(|s| !s.erased) {
             self.erase_other();
         }
         self.substitute = None;
@@ -260,7 +389,7 @@ impl Linear {
         let erase = |sector| self.io.write(&other.node, sector, NOTHING);
         match erase(a).and_then(|()| erase(b)) {
             Ok(()) => substitute.erased = substitute.names_new,
-            Err(_) => pr_warn!("the superblocks of a node that was replaced could not be erased\n"),
+            Err(_) => pr_warn!("the superblocks of a node that the storage has no more use for could not be erased\n"),
         }
     }
 }

@@ -32,6 +32,7 @@ pub mod log;
 mod refusal;
 pub mod superblock;
 pub mod verdict;
+pub mod waiting;
 
 /// Bytes of a superblock and of a block of the log: what most disks write as one piece.
 pub const BLOCK: usize = 4096;

@@ -67,6 +67,20 @@ pub enum Refusal<'a> {
         /// The storage's name.
         storage: &'a str,
     },
+    /// A node waits to take the place of another one, and was named without that, or among those that are used.
+    Waits {
+        /// The node.
+        name: &'a str,
+        /// The storage's name.
+        storage: &'a str,
+    },
+    /// A node waits to take the place of one that the storage does not have any more.
+    Unneeded {
+        /// The node.
+        name: &'a str,
+        /// The storage's name.
+        storage: &'a str,
+    },
     /// A node was written to by itself, and so were others.
     Conflict {
         /// The node.
@@ -226,6 +240,15 @@ impl fmt::Display for Refusal<'_> {
                 f,
                 "{name} was removed from storage '{storage}' or replaced; leave it out, or add it anew when \
                  the storage runs"
+            ),
+            Self::Waits { name, storage } => write!(
+                f,
+                "{name} was to take the place of another node of storage '{storage}', and lacks data of that; 'dst \
+                 assemble {storage} NODE...' with both of them goes on, or leave it out"
+            ),
+            Self::Unneeded { name, storage } => write!(
+                f,
+                "{name} was to take the place of a node that storage '{storage}' does not have any more; leave it out"
             ),
             Self::Conflict {
                 name,

@@ -497,6 +497,15 @@ impl Superblock {
         })
     }
 
+    /// If the node waits to take the place of another one: what is known of that.
+    pub fn waits_for(&self) -> Option<(Replacement, Entry)> {
+        let (index, own) = self.find(self.node())?;
+        let replacement = self.replacement().filter(|r| r.to == index)?;
+        let other = self.entry(replacement.from)?;
+        (own.state == NodeState::Spare && (own.start, own.size) == (other.start, other.size))
+            .then_some((replacement, other))
+    }
+
     /// Places of the table that are in use, empty ones between them included.
     pub fn nodes(&self) -> usize {
         self.nodes.get() as usize

@@ -480,22 +480,8 @@ impl Engine {
     }
 
     /// How fast a copy is healed, in sectors a second; see [`crate::uapi::StorageInfo`].
-    pub(crate) fn set_pace(&self, min: Option<u64>, max: Option<u64>) -> Done {
-        let mut inner = self.mirror.inner.lock();
-        let (old_min, old_max) = inner.core.pace();
-        let (min, max) = (min.unwrap_or(old_min), max.unwrap_or(old_max));
-        let sound = max == 0 || min <= max;
-        if sound {
-            inner.core.set_pace(min, max);
-        }
-        drop(inner);
+    pub(crate) fn set_pace(&self, min: u64, max: u64) {
+        self.mirror.inner.lock().core.set_pace(min, max);
         self.mirror.kick();
-        if !sound {
-            fail!(
-                EINVAL,
-                "healing can't be at least {min} and at most {max} sectors a second; set the other limit first"
-            );
-        }
-        Ok(())
     }
 }

@@ -151,6 +151,8 @@ pub(crate) struct Pair<'a> {
     pub(crate) old: &'a Candidate,
     /// The node that is to get them.
     pub(crate) new: &'a Candidate,
+    /// Sectors from the start that it has already.
+    pub(crate) done: u64,
 }
 
 /// Makes a twin. What comes to it waits until [`Engine::begin_copying`]. Sleeps.
@@ -170,7 +172,7 @@ pub(crate) fn twin(pair: &Pair<'_>, events: Arc<Events>, hold: Arc<Hold>) -> Don
         degraded: false,
     };
     let mut core = KBox::new(Core::new(parts(pair.sectors, log)?, &config), GFP_KERNEL)?;
-    core.lack_all(NEW);
+    core.lack_from(NEW, pair.done);
     core.begin(None, 0);
     core.suspend(OLD);
     core.ask_first(bit(NEW));
@@ -266,6 +268,11 @@ impl Engine {
     pub(crate) fn begin_copying(&self) {
         self.mirror.inner.lock().core.resume(OLD);
         self.mirror.kick();
+    }
+
+    /// Sectors from the start that the new node has.
+    pub(crate) fn moved(&self) -> u64 {
+        self.mirror.inner.lock().core.complete_to(NEW)
     }
 
     /// Whether the new node is complete, and waits for [`Self::agree`].

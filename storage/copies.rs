@@ -26,7 +26,10 @@ use crate::{
     uapi,
 };
 
-use super::Storage;
+use super::{
+    Assembled,
+    Storage, //
+};
 
 impl Storage {
     /// Whether it keeps copies.
@@ -52,7 +55,7 @@ impl Storage {
         members: &[Arc<Member>],
         sectors: u64,
         limits: Limits,
-    ) -> Done<(Running, u64, Limits)> {
+    ) -> Done<Assembled> {
         let mut candidates = KVec::with_capacity(members.len(), GFP_KERNEL)?;
         for member in members {
             candidates.push(member.candidate()?, GFP_KERNEL)?;
@@ -85,7 +88,13 @@ impl Storage {
             logical_block_size: limits.logical_block_size.max(started.block_size),
             ..limits
         };
-        Ok((Running::Mirror(started.array), started.sectors, limits))
+        Ok(Assembled {
+            running: Running::Mirror(started.array),
+            sectors: started.sectors,
+            limits,
+            linear: None,
+            moving: None,
+        })
     }
 
     /// The nodes are copies of no mirror any more.
@@ -119,27 +128,6 @@ impl Storage {
         mirror.discard(copy)?;
         drop(life);
         self.events.tell();
-        Ok(())
-    }
-
-    /// Changes a setting of the storage: `uapi::SET_*` of [`uapi::SetStorage`].
-    pub(crate) fn set_storage(&self, what: u32, value: u64) -> Done {
-        let Some(mirror) = self.engine() else {
-            fail!(
-                EOPNOTSUPP,
-                "{} is no mirror that runs, and none of its nodes is being replaced",
-                self.name()
-            );
-        };
-        match what {
-            uapi::SET_READ_POLICY => match u32::try_from(value) {
-                Ok(policy) if policy <= uapi::READ_ROUND_ROBIN => mirror.set_policy(policy),
-                _ => fail!(EINVAL, "there is no read policy {value}"),
-            },
-            uapi::SET_HEAL_MIN => mirror.set_pace(Some(value), None)?,
-            uapi::SET_HEAL_MAX => mirror.set_pace(None, Some(value))?,
-            _ => fail!(EINVAL, "unknown setting {what}"),
-        }
         Ok(())
     }
 

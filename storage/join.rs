@@ -66,7 +66,7 @@ impl Storage {
                 self.alg_name()
             );
         }
-        let members = self.members(|_| true)?;
+        let members = self.members(|member| !member.waits())?;
         let mut table = Self::places(&members)?;
         if self.has_metadata() && !self.is_mirror() {
             return self.assemble_linear(flags, &members, table);
@@ -74,12 +74,16 @@ impl Storage {
         let sectors = self.check(&mut table)?;
         let limits = limits::stack(&members, self.block_size, self.is_mirror())?;
         if self.is_mirror() {
-            let (running, sectors, limits) =
-                self.assemble_mirror(flags, &members, sectors, limits)?;
-            return Ok((running, sectors, limits, None));
+            return self.assemble_mirror(flags, &members, sectors, limits);
         }
         let array = self.array(&members, table, Self::itself)?;
-        Ok((Running::Single(array), sectors, limits, None))
+        Ok(Assembled {
+            running: Running::Single(array),
+            sectors,
+            limits,
+            linear: None,
+            moving: None,
+        })
     }
 
     /// The nodes that `which` names.

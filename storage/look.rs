@@ -105,6 +105,7 @@ impl Storage {
         let _ = uapi::set_text(&mut out.alg, self.alg_name());
         out.nodes = inner.members.len() as u32;
         out.heal_seconds_left = uapi::UNKNOWN;
+        (out.heal_min, out.heal_max) = (inner.settings.heal_min, inner.settings.heal_max);
         if self.has_metadata() {
             out.flags = uapi::CREATE_METADATA;
         }

@@ -24,12 +24,13 @@ use crate::{
     limits,
     linear::{
         self,
-        Linear, //
+        Linear,
+        Told,
+        Waiting, //
     },
     member::{
         Keeps,
         Member,
-        Place,
         Want, //
     },
     meta::Uuid,
@@ -68,7 +69,7 @@ impl Storage {
 
     /// Where a node tells that it belongs, if the nodes are to tell that, and it is not the same for all. Reads from it.
     #[inline(never)]
-    pub(super) fn ask(&self, node: &Node, want: &Want) -> Done<Option<Place>> {
+    pub(super) fn ask(&self, node: &Node, want: &Want) -> Done<Option<Told>> {
         if !self.told {
             return Ok(None);
         }
@@ -79,10 +80,7 @@ impl Storage {
         };
         // The first one decides. If others tell another algorithm they are of another storage, which the start says.
         self.found.populate(told.alg);
-        Ok((!self.is_mirror()).then_some(Place {
-            start: told.start,
-            size: told.size,
-        }))
+        Ok((!self.is_mirror()).then_some(told))
     }
 
     /// Announces to all servers that this machine writes for the storage, as the head of that epoch, and waits until they
@@ -170,28 +168,56 @@ impl Storage {
             _ => Some(self.check(&mut table)?),
         };
         let limits = limits::stack(members, self.block_size, false)?;
+        let waits = self.members(|member| member.waits())?;
+        let waits = waits.first();
+        let waiting = match waits {
+            Some(new) => Some(Waiting {
+                candidate: new.candidate()?,
+                start: new.start,
+                size: new.size(),
+            }),
+            None => None,
+        };
+        let all = self.members(|_| true)?;
         let wish = linear::Wish {
             name: self.name(),
             alg: self.alg(),
             block_size: limits.logical_block_size,
             table: &table,
             new,
+            waiting: waiting.as_ref(),
         };
         let mut linear = Linear::plan(&wish, &candidates, &mut |storage, epoch| {
-            self.claim(members, storage, epoch)
+            self.claim(&all, storage, epoch)
         })?;
         let sectors = match checked {
             Some(sectors) => sectors,
             None => self.check(&mut table)?,
         };
         let block_size = limits.logical_block_size.max(linear.block_size()?);
-        linear.start(&candidates)?;
         let limits = Limits {
             logical_block_size: block_size,
             ..limits
         };
-        let array = self.array(members, table, Self::itself)?;
-        let linear = KBox::new(linear, GFP_KERNEL)?;
-        Ok((Running::Single(array), sectors, limits, Some(linear)))
+        let old = match waits {
+            Some(new) => Some(self.check_resumable(new, members, &limits)?),
+            None => None,
+        };
+        linear.start(&candidates)?;
+        let moving = match waits.zip(old) {
+            Some((new, old)) => Some(self.resume_moving(&mut linear, new, old, block_size)?),
+            None => None,
+        };
+        let array = self.array(members, table, |member| match &moving {
+            Some(moving) => moving.target(member),
+            None => Self::itself(member),
+        })?;
+        Ok(Assembled {
+            running: Running::Single(array),
+            sectors,
+            limits,
+            linear: Some(KBox::new(linear, GFP_KERNEL)?),
+            moving,
+        })
     }
 }

@@ -36,6 +36,7 @@ use crate::{
         Failure, //
     },
     kern::{
+        disk::Limits,
         sysfs::Directory,
         time, //
     },
@@ -87,6 +88,14 @@ pub(super) struct Moving {
 }
 
 impl Moving {
+    pub(super) fn new(twin: MirrorArray) -> Self {
+        Self {
+            twin,
+            retired: None,
+            again: None,
+        }
+    }
+
     fn engine(&self) -> &Arc<Engine> {
         self.twin.engine()
     }
@@ -103,15 +112,20 @@ impl Storage {
         node: Node,
         old: &Arc<Member>,
     ) -> Done {
-        self.check_fits(&node, &want, old)?;
-        let block = self.inner.lock().limits.logical_block_size;
+        let limits = self.inner.lock().limits;
+        let same = self.members(|member| want.is_same(&node, member))?;
+        if let Some(same) = same.first() {
+            fail!(EEXIST, "{same} is a node of the storage already");
+        }
+        Self::check_fits(&node, &limits, old)?;
         let pair = Pair {
             name: self.name(),
             origin: old.start,
             sectors: old.size(),
-            block_size: block,
+            block_size: limits.logical_block_size,
             old: &old.candidate()?,
             new: &want.candidate(&node)?,
+            done: 0,
         };
         if let Some(linear) = &mut life.linear {
             linear.prepare(old.start, old.size(), pair.new)?;
@@ -132,18 +146,16 @@ impl Storage {
         })?;
         let before = self.exchange(Running::Single(array))?;
         // From here on the twin is there; what fails ends it as somebody does who changes his mind.
-        life.moving = Some(Moving {
-            twin,
-            retired: None,
-            again: None,
-        });
+        life.moving = Some(Moving::new(twin));
         // What was said for this must not count when the storage is started again.
         new.settle();
+        // Superblocks tell of it when the storage is stopped.
+        new.set_waits(life.linear.is_some());
         old.set_copy(Some((engine.clone(), 0)));
         new.set_copy(Some((engine.clone(), 1)));
         let shown = {
             let mut inner = self.inner.lock();
-            inner.twin = Some(engine.clone());
+            inner.show_twin(&engine);
             Self::show(life, &mut inner, new)
         };
         // What is on its way to the old node is not known to the twin: it must be over before it is copied.
@@ -165,8 +177,7 @@ impl Storage {
     }
 
     /// Refuses a node that can't take the place of another one.
-    fn check_fits(&self, node: &Node, want: &Want, old: &Member) -> Done {
-        let limits = self.inner.lock().limits;
+    pub(super) fn check_fits(node: &Node, limits: &Limits, old: &Member) -> Done {
         if sectors(node) < old.size() {
             fail!(
                 ENOSPC,
@@ -181,7 +192,7 @@ impl Storage {
                 "{old} is lost, and nobody else has its data; replace it when it is up"
             );
         }
-        limits::check_joining(node, &limits, "take another node")?;
+        limits::check_joining(node, limits, "take another node")?;
         if (old.start | old.size())
             & u64::from((block_size(node) >> SECTOR_SHIFT).saturating_sub(1))
             != 0
@@ -191,10 +202,6 @@ impl Storage {
                 "{old} does not begin and end at blocks of the new node, which have {} bytes; take another node",
                 block_size(node)
             );
-        }
-        let inner = self.inner.lock();
-        if let Some(same) = inner.members.iter().find(|m| want.is_same(node, m)) {
-            fail!(EEXIST, "{same} is a node of the storage already");
         }
         Ok(())
     }
@@ -417,9 +424,11 @@ impl Storage {
     }
 
     /// The twin ends. Nothing is sent to it any more.
-    fn end_moving(&self, life: &mut Life) {
+    pub(super) fn end_moving(&self, life: &mut Life) {
         let twin = self.inner.lock().twin.take();
-        self.forget_copies();
+        if twin.is_some() {
+            self.forget_copies();
+        }
         if let Some(moving) = life.moving.take() {
             drop(moving.retired);
             drop(moving.twin);
@@ -465,24 +474,37 @@ impl Storage {
         engine.refuse_all();
     }
 
-    /// The disk is gone: a replacement ends with it. Then the superblocks say that the storage was stopped, with the old
-    /// node.
+    /// The disk is gone, and superblocks say that the storage was stopped, with the old node. If there are some the new node
+    /// stays, and the next start goes on with the replacement; else it ends.
     pub(super) fn abandon_moving(&self, life: &mut Life) {
-        let moved = life.moving.is_some();
-        if moved {
-            self.tell_replacing("replace-cancelled");
-            self.end_moving(life);
+        let goes_on = life.linear.is_some();
+        let mut done = 0;
+        if let Some(moving) = &life.moving {
+            done = moving.engine().moved();
+            if !goes_on {
+                self.tell_replacing("replace-cancelled");
+            }
         }
+        let moved = life.moving.is_some();
+        self.end_moving(life);
         if let Some(mut linear) = life.linear.take() {
             if self.hold.is_lost() {
                 linear.end_waiting();
             } else {
-                linear.stop();
+                linear.stop(done);
             }
         }
-        if moved {
+        if moved && !goes_on {
             self.drop_members(life, |member| member.replaces() != 0);
         }
+    }
+}
+
+impl Inner {
+    /// Lets everybody see what copies.
+    pub(super) fn show_twin(&mut self, engine: &Arc<Engine>) {
+        self.settings.apply(engine);
+        self.twin = Some(engine.clone());
     }
 }
 

@@ -112,6 +112,9 @@ impl Storage {
                 done = true;
                 self.conclude(&mut life);
                 self.drop_members(&life, |member| member.copy() == Some(from));
+                for member in &self.inner.lock().members {
+                    member.set_waits(false);
+                }
                 self.tell_replacing("replace-done");
                 self.show_replacement();
             }
@@ -143,6 +146,7 @@ impl Storage {
         for member in &inner.members {
             let replaces = match moving {
                 Some(moving) if member.copy() == Some(moving.to) => inner.id_of(moving.from) + 1,
+                None if member.waits() => inner.id_at(member.start).map_or(0, |id| id + 1),
                 _ => 0,
             };
             member.set_replaces(replaces);
@@ -205,5 +209,12 @@ impl Inner {
     pub(super) fn id_of(&self, copy: u32) -> u32 {
         let member = self.members.iter().find(|m| m.copy() == Some(copy));
         member.map_or(uapi::ABSENT | copy, |member| member.id)
+    }
+
+    /// The id of the node of the storage that begins there.
+    fn id_at(&self, start: u64) -> Option<u32> {
+        let mut members = self.members.iter();
+        let member = members.find(|m| m.start == start && !m.waits());
+        member.map(|member| member.id)
     }
 }

@@ -11,10 +11,22 @@ fail() { echo "FAILED: $*" >&2; exit 1; }
 skip() { echo "skipped: $*" >&2; exit 77; }
 trap 'echo "FAILED: ${BASH_SOURCE[0]##*/}:$LINENO: $BASH_COMMAND (status $?)" >&2' ERR
 
-# After a failure: ends what waits for servers, so that what comes next finds no trouble.
+# What waits in the kernel, and where.
+show_waiting() {
+	local task
+	for task in /proc/[0-9]*/task/*; do
+		if [[ $(sed -E 's/.*\) (.).*/\1/' "$task/stat" 2>/dev/null) == D ]]; then
+			echo "waits: $(tr '\0' ' ' <"$task/cmdline" 2>/dev/null) ($(<"$task/comm"))"
+			head -n 20 "$task/stack" 2>/dev/null || true
+		fi
+	done >&2
+}
+
+# give_up [STATUS] : after a failure: ends what waits for servers, so that what comes next finds no trouble.
 give_up() {
-	local status=$? file name
+	local status=${1:-$?} file name
 	[[ $status -ne 0 && $status -ne 77 && -e /dev/dst ]] || return 0
+	show_waiting || true
 	# Not by the names of their directories: copies begin at the same sector.
 	for file in /sys/devices/*/n-*/id; do
 		name=${file#/sys/devices/}
@@ -22,6 +34,26 @@ give_up() {
 	done
 }
 trap give_up EXIT
+
+# udev_stands, udev_goes : it looks at each disk that was written to when that is closed, partitions included: who opens it
+# waits as long as its first sectors can't be read. So it stands still while they can't; what it has begun ends before.
+udev_stands() {
+	udevadm settle --timeout=$((60 * SLOW))
+	# Its children, too, who are called otherwise.
+	pkill -STOP udev
+	wait_until 20 udev_stopped
+	trap 'status=$?; udev_goes; give_up $status' EXIT
+}
+udev_stopped() {
+	local pid
+	for pid in $(pgrep udev); do
+		[[ $(sed -E 's/.*\) (.).*/\1/' "/proc/$pid/stat" 2>/dev/null || echo T) == T ]] || return 1
+	done
+}
+udev_goes() {
+	pkill -CONT udev || true
+	trap give_up EXIT
+}
 
 # need COMMAND... : skips the test where one is missing.
 need() {

@@ -36,6 +36,9 @@ has_nodes() { [[ $(count "$1") -eq $2 ]]; }
 # id STORAGE TYPE : of the node whose type ends like that.
 id() { attr "$1" "$(copy "$1" "$2")/id"; }
 sum() { fresh "$1"; sha256sum <"$1"; }
+# slow [RATE], fast : how the replacement of a node of `lin` goes, the next one, too. (Said afterwards it may be over by then.)
+slow() { dst set lin heal-min="${1:-0}" heal-max="${1:-64K}"; }
+fast() { dst set lin heal-max=0 heal-min=1G; }
 # done_with STORAGE N : the old node is gone, N are left, and none of them takes another one's place. It need not be slow.
 done_with() {
 	dst set "$1" heal-max=0 heal-min=1G >/dev/null 2>&1 || true

@@ -6,7 +6,6 @@
 
 # Whoever sleeps that long without a reason is reported, and fails the test.
 echo 40 >/proc/sys/kernel/hung_task_timeout_secs
-trap 'echo 120 >/proc/sys/kernel/hung_task_timeout_secs; give_up' EXIT
 modprobe loop
 ram 6 24
 load
@@ -189,11 +188,7 @@ dst create calm /dev/ram3 localhost:11610 --start-array
 second=n-$(attr calm n-0/size)
 # Where the second node begins, in blocks of 4 KiB.
 cut=$(($(attr calm n-0/size) / 8))
-# udev looks at a disk that was written to when that is closed: while its first sectors can't be read whoever opens it waits.
-# So it stands still the while.
-udevadm settle --timeout=$((60 * SLOW))
-pkill -STOP systemd-udevd
-trap 'status=$?; pkill -CONT systemd-udevd; (exit $status); give_up' EXIT
+udev_stands
 suspended() { attr_is calm "$1/suspended" "$2"; }
 landed() { attr calm "$1/requests"; }
 # waiting DIRECTORY N : so many requests at least are in flight, or wait.
@@ -353,8 +348,7 @@ if dmesg | grep -q 'storage that was stopped could not be written'; then fail "s
 delete calm
 blank /dev/ram3
 server_kill 11610
-pkill -CONT systemd-udevd
-trap give_up EXIT
+udev_goes
 echo 40 >/proc/sys/kernel/hung_task_timeout_secs
 
 echo "- a storm of commands"

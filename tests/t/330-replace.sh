@@ -17,7 +17,6 @@ holds() {
 	cmp --bytes $((sectors * 512)) --ignore-initial $(($2 * 512)):0 $disk "$1" || fail "$1 differs from the storage at sector $2"
 }
 begin() { load_begin $disk "$log" --area 1792:512 --rate 200; }
-slow() { dst set lin heal-min=0 heal-max=64K; }
 
 dst create lin $L0 $one --no-metadata --start-array
 # The load goes on both sides of the cut between the nodes.
@@ -50,7 +49,7 @@ same "$one_was $two_was" "$(sum "$TMP/one") $(sum "$TMP/two")" "the old nodes"
 wait_until 10 told lin replace-start
 wait_until 10 told lin replace-done
 same "n-0 n-$sectors" "$(cd /sys/devices/lin && echo n-*)" "directories"
-refuse 'no mirror that runs' dst set lin heal-max=1M
+refuse 'is no mirror: ' dst set lin read-policy=nearest
 
 echo "- what can't take a place"
 refuse 'in use' dst replace lin $L0 $L1
@@ -61,8 +60,8 @@ has_nodes lin 2
 
 echo "- the new node is lost half-way: what can be done meanwhile"
 begin
-dst replace lin $L0 $two
 slow
+dst replace lin $L0 $two
 wait_until 20 expect 'replacing: .* of .*/s' dst status lin
 # While it is away nothing is copied, so the end does not come before all was looked at.
 server_kill 12302
@@ -76,10 +75,7 @@ refuse 'not being replaced|another node' dst replace lin $L1 --cancel
 refuse 'runs; stop it first' dst remove lin $two
 
 echo "- both are suspended, as they have one place"
-# udev looks at a disk that was written to: whoever opens it then waits as long as its first sectors can't be read.
-udevadm settle --timeout=$((60 * SLOW))
-pkill -STOP systemd-udevd
-trap 'status=$?; pkill -CONT systemd-udevd; (exit $status); give_up' EXIT
+udev_stands
 dst suspend lin $two
 refuse 'suspended already' dst suspend lin $L0
 same "1 1 0" "$(for n in l0 :12302 l1; do attr lin "$(copy lin $n)/suspended"; done | xargs)" suspended
@@ -91,8 +87,7 @@ kill -0 $pid || fail "a write to a node that is replaced did not wait"
 dst resume lin $L0
 wait_until 20 not kill -0 $pid
 wait $pid
-pkill -CONT systemd-udevd
-trap give_up EXIT
+udev_goes
 load_goes_on "$log"
 
 echo "- it comes back"
@@ -106,14 +101,14 @@ dst resume lin $two
 load_goes_on "$log"
 
 echo "- cancelled half-way, and with the new node lost"
-dst replace lin $two $L0
 slow
+dst replace lin $two $L0
 dst replace lin $two --cancel
 has_nodes lin 2
 wait_until 10 told lin replace-cancelled
 load_goes_on "$log"
-wait_until 20 dst replace lin $L1 $one
 slow
+wait_until 20 dst replace lin $L1 $one
 server_kill 12301
 in_time 20 dst replace lin $one --cancel
 has_nodes lin 2
@@ -125,8 +120,8 @@ holds "$TMP/two" 0
 holds $L1 $sectors
 
 echo "- stopped half-way"
-dst replace lin $two $L0
 slow
+dst replace lin $two $L0
 stop lin
 same 2 "$(count lin)" "number of nodes"
 dst start lin
@@ -134,8 +129,8 @@ holds "$TMP/two" 0
 
 echo "- what a crash half-way would leave: the old node has all"
 begin
-dst replace lin $two $L0
 slow
+dst replace lin $two $L0
 load_goes_on "$log"
 kill -STOP "$(<"$log.pid")"
 sleep 1
@@ -176,8 +171,8 @@ e2fsck -fn $disk >"$TMP/fsck" 2>&1 || { cat "$TMP/fsck"; fail "e2fsck"; }
 
 echo "- deleted with dead nodes"
 for dead in 12301 12302; do
-	dst replace lin $two $one
 	slow
+	dst replace lin $two $one
 	dd if=/dev/urandom of=$disk bs=64k count=32 status=none &
 	pid=$!
 	sleep 0.5

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # A node of a linear storage with superblocks takes the place of another one while it is used: dst replace. What is found
 # after a crash at any moment, what fails on the way, and what is refused afterwards.
-# Timeout: 600
+# Timeout: 900
 . "$TESTS/lib.sh"
 . "$TESTS/replace.sh"
 
@@ -35,7 +35,6 @@ fill() {
 	dd if=/dev/urandom of=$disk bs=1M seek=10 count=11 oflag=direct status=none
 }
 begin() { load_begin $disk "$log" --area 1792:512 --rate 200; }
-slow() { dst set lin heal-min=0 heal-max=64K; }
 # cancel_over NAME : cancelled while superblocks can't be written there; meanwhile they can again. (Only then it is certain
 # that the end does not come first.)
 cancel_over() {
@@ -122,11 +121,10 @@ in_time 5 dd if=/dev/urandom of=$disk bs=4k count=1 oflag=direct status=none
 echo "- local by remote, under load; then the storage is assembled in any order"
 cp --sparse=always $L0 "$TMP/l0-before"
 begin
-dst replace lin $L0 $two
 slow
+dst replace lin $L0 $two
 role_is lin :12302 healing
 same "$uuid" "$(attr lin uuid)" "uuid meanwhile"
-not has_superblock "$TMP/two"
 done_with lin 3
 load_goes_on "$log"
 load_end "$log"
@@ -162,9 +160,8 @@ dst assemble lin $C $B $two
 echo "- remote by local, which is taken by force once, and not again at the next start"
 begin
 refuse "is a node of storage 'lin'" dst replace lin $two $L0
-dst replace lin $two $L0 --force
 slow
-not has_superblock $L0
+dst replace lin $two $L0 --force
 done_with lin 3
 load_goes_on "$log"
 dst replace lin $C $one
@@ -193,6 +190,7 @@ dst assemble lin $C $B $one $L0
 same "$want" "$(head -c $((3 * data * 512)) $disk | sha256sum)" "what was there"
 down
 
+missing_b='missing: node 1 \(last at .*/b\)'
 echo "- cancelled, or stopped, half-way"
 blank $L0 $L1 $B $C
 blank_two() { dd if=/dev/zero of="$TMP/two" bs=1M count=8 conv=notrunc status=none; }
@@ -201,8 +199,8 @@ rm "$log"
 dst create lin $L0 $B $C --start-array
 fill
 begin
-dst replace lin $L0 $two
 slow
+dst replace lin $L0 $two
 load_goes_on "$log"
 kill -STOP "$(<"$log.pid")"
 sleep 1
@@ -216,16 +214,21 @@ load_end "$log"
 oracle check "$log" --acked --settle disk=$disk
 not has_superblock "$TMP/two"
 wait_until 20 dst replace lin $B $two
-slow
 stop lin
-same 3 "$(count lin)" "number of nodes"
+same 4 "$(count lin)" "number of nodes"
+same "$(id lin mapper/b)" "$(attr lin "$(copy lin :12302)/replaces")" "whose place it is to take"
+dst remove lin $two
+dst start lin
 down
-refuse '12302: there is no superblock' dst assemble lin $L0 $two $C
+refuse "$missing_b" dst assemble lin $L0 $two $C
 dst assemble lin $L0 $B $C
 holds $B $data
-crash half
-no_crash 'there is no superblock' two b c
 want=$(sum "$TMP/half-disk")
+crash half
+no_crash 'missing: node 0 .*l0' two b c
+# Whoever is named along is copied to from the start; it is the same storage.
+after_crash c two l0 b
+crash half
 after_crash l0 b c
 
 echo "- superblocks can't be written on the first of the other nodes: after a crash either is the storage, whichever is used"
@@ -294,13 +297,12 @@ dst replace lin $L1 $L0
 sleep 2
 good_tail c
 wait_until 20 dst stop lin
-same "$(count lin)" 3 "number of nodes"
 dst start lin
-nodes=$(grep -l . /sys/devices/lin/n-*/type | wc -l)
-same 3 "$nodes" "number of nodes"
-if has_superblock $L1; then now=$L1 other=$L0; else now=$L0 other=$L1; fi
-holds $now 0
-not has_superblock $other
+# It was switched already, or goes on.
+done_with lin 3
+holds $L0 0
+not has_superblock $L1
+now=$L0
 
 echo "- the new node is lost at that moment: what it lacks is not acknowledged before the superblocks say so"
 blank_two
@@ -357,10 +359,11 @@ bad_tail l1
 refuse "l1 can't be written to" dst replace lin $L0 $L1
 good_tail l1
 forget
+# The end does not come while some of it can't be written to.
+printf '%s\n' "0 8192 linear ${below[l1]} 0" "8192 8 error" "8200 $((sectors - 8200)) linear ${below[l1]} 8200" | retable l1
 dst replace lin $L0 $L1
-slow
+wait_until 20 role_is lin l1 missing
 bad_tail l1
-dst set lin heal-max=0 heal-min=1G
 wait_until 30 said 'node 0 .*l1.* can.t be written'
 wait_until 20 role_is lin l1 missing
 in_time 20 dd if=/dev/zero of=$disk bs=1M count=1 seek=7 oflag=direct status=none
@@ -390,20 +393,123 @@ same "$before" "$(sum $disk)" "what is on the storage"
 down
 
 echo "- the module goes while a node is replaced"
-now=$L1 other=$L0
-for _ in {1..5}; do
-	dst assemble lin $now
-	dst replace lin $now $other
-	slow
-	delete --all
-	has_superblock $other || break
-	# On a busy machine all may have been copied before that became slow: then the new node is the one that counts.
-	other=$now
-	if [[ $now == "$L1" ]]; then now=$L0; else now=$L1; fi
-done
-not has_superblock $other
-dst assemble lin $now
+dst assemble lin $L1
+slow
+dst replace lin $L1 $L0
+delete --all
+refuse 'l0 was to take the place of another node.*add that one, too' dst assemble lin $L0
+dst assemble lin $L0 $L1
+done_with lin 1
+not has_superblock $L1
 same "$before" "$(sum $disk)" "what is on the storage"
+down
+
+echo "- it goes on where it was when the storage was stopped"
+blank $L0 $B $C
+blank_two
+rm -f "$log"
+dst create lin $L0 $B $C --start-array
+fill
+begin
+slow 512K
+dst replace lin $L0 $two
+# moved SECTORS : so many at least are there.
+moved() { local left; left=$(attr lin heal_left) && ((left > 0 && left <= data - $1)); }
+wait_until 30 moved 6000
+slow
+load_goes_on "$log"
+load_end "$log"
+left=$(attr lin heal_left)
+stop lin
+dst start lin
+role_is lin :12302 healing
+# What was copied last may not have been durable.
+again=$(attr lin heal_left)
+((again <= left + 512 && again < data - 5000)) || fail "after the start $again sectors are to be copied, before it $left were"
+begin
+load_goes_on "$log"
+load_end "$log"
+left=$(attr lin heal_left)
+down
+# In any order; also if the node is named before the one whose place it is to take.
+dst assemble lin $two $C $L0 $B
+((again=$(attr lin heal_left), again <= left + 512)) || fail "after assembling $again sectors are to be copied, before it $left were"
+same "$(id lin l0)" "$(attr lin "$(copy lin :12302)/replaces")" "whose place it takes"
+begin
+load_goes_on "$log"
+# Nothing of what it had is copied again.
+done_with lin 3
+(($(attr lin healed) <= left + 1024)) || fail "$(attr lin healed) sectors were copied, and $left were missing"
+load_goes_on "$log"
+load_end "$log"
+oracle check "$log" --acked --settle disk=$disk
+holds "$TMP/two" 0
+not has_superblock $L0
+same "n-0 n-$data n-$((2 * data))" "$(cd /sys/devices/lin && echo n-*)" "directories"
+
+echo "- what it had does not count when others were used without it"
+slow 512K
+dst replace lin $B $L0
+wait_until 30 moved 6000
+slow
+down
+refuse "$missing_b" dst assemble lin $two $C $L0
+refuse 'l0 was to take the place of another node' dst assemble lin $L0
+refuse "l0 is a node of storage 'lin'" dst create new $L0 --start-array
+dst assemble lin $two $C $B
+dd if=/dev/urandom of=$disk bs=1M seek=8 count=1 oflag=direct status=none
+want=$(sum $disk)
+down
+cp --sparse=never $L0 "$TMP/l0-waits"
+dst assemble lin $two $C $B $L0
+(($(attr lin heal_left) > data - 1024)) || fail "what it had was believed"
+done_with lin 3
+holds $L0 $data
+same "$want" "$(sum $disk)" "what is on the storage"
+down
+
+echo "- nor after a crash"
+dst assemble lin $two $C $L0
+slow 512K
+dst replace lin $L0 $B
+wait_until 30 moved 6000
+slow
+moment crashed
+down
+crash crashed
+attach two c l0 b
+dst assemble crash "${loops[@]}"
+(($(attr crash heal_left) > data - 1024)) || fail "what it had was believed"
+done_with crash 3
+same "$want" "$(sum /dev/dst-crash)" "what is on the storage"
+delete crash
+refuse 'no superblock' dst assemble crash "${loops[@]}"
+detach
+dst assemble lin $two $C $L0 $B
+done_with lin 3
+down
+
+echo "- its place was another one's meanwhile"
+blank $L1
+dst assemble lin $two $C $B
+dst replace lin $B $L1
+done_with lin 3
+down
+cp "$TMP/l0-waits" $L0
+fresh $L0
+refuse "l0 was to take the place of a node that storage 'lin' does not have any more" dst assemble lin $two $C $L1 $L0
+dst assemble lin $two $C $L1
+same "$want" "$(sum $disk)" "what is on the storage"
+
+echo "- somebody changes his mind"
+slow
+dst replace lin $L1 $L0 --force
+stop lin
+dst start lin
+dst replace lin $L0 --cancel
+has_nodes lin 3
+not has_superblock $L0
+same "$want" "$(sum $disk)" "what is on the storage"
 down
 server_kill 12301
 server_kill 12302

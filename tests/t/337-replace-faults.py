@@ -155,11 +155,11 @@ def takeover(tail, switching, members, refused):
     run("dmesg", "--clear")
     if switching:
         tail.set(False)
+    if not switching:
+        dst("set", "a", "heal-min=0", "heal-max=64K")
     dst("replace", "a", ONE, THREE, "--force")
     if switching:
         wait_until(30, lambda: "can't be written; it is tried again" in run("dmesg"), "superblocks can't be written")
-    else:
-        dst("set", "a", "heal-min=0", "heal-max=64K")
     disk.write(0, content(2))
     disk.flush()
     claim(10902, uuid)

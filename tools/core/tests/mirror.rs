@@ -389,6 +389,38 @@ fn work_until(core: &mut Core, wanted: impl Fn(&Job) -> bool) {
 }
 
 #[test]
+fn what_a_copy_has_already_is_not_copied_again() {
+    for (have, regions) in [(0, 0), (REGION - 1, 0), (REGION, 1), (2 * REGION + 1, 2)] {
+        let mut core = core(0b01, 0b10, 0);
+        core.lack_from(1, have);
+        core.begin(None, 0);
+        assert_eq!(core.complete_to(1), regions * REGION);
+        let all = core.stale_sectors(1);
+        core.lack_all(1);
+        assert_eq!(core.stale_sectors(1), all + regions * REGION);
+    }
+    // It loses something before that: only what lies before is complete.
+    let mut core = core(0b01, 0b10, 0);
+    core.ask_first(0b10);
+    core.lack_from(1, 3 * REGION);
+    core.begin(None, 0);
+    work(&mut core);
+    assert_eq!(core.complete_to(1), 3 * REGION);
+    core.leave(1);
+    work(&mut core);
+    write(&mut core, 0, REGION);
+    assert_eq!(core.complete_to(1), REGION);
+    // All of it.
+    assert!(core.back(1, false));
+    for _ in 0..8 {
+        heal(&mut core);
+        work(&mut core);
+    }
+    assert_eq!(core.asks(), 0b10);
+    assert_eq!(core.complete_to(1), 4 * REGION);
+}
+
+#[test]
 fn a_copy_that_has_to_ask_counts_when_somebody_agrees() {
     let mut core = core(0b01, 0b10, 0);
     core.ask_first(0b10);

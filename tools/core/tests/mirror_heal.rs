@@ -52,6 +52,18 @@ fn the_pace_is_within_a_piece_of_the_maximum_and_of_the_minimum() {
 }
 
 #[test]
+fn a_maximum_counts_from_the_moment_on_in_which_it_is_set() {
+    let mut core = core(0b01, 0b10, 0);
+    core.lack_all(1);
+    core.begin(None, 0);
+    work(&mut core);
+    core.set_pace(0, 100);
+    let piece = core.heal_next().expect("a piece");
+    core.heal_done(piece.id, true, piece.to);
+    assert!(core.heal_next().is_none(), "no credit was given");
+}
+
+#[test]
 fn a_failed_write_spoils_the_healing_of_its_region() {
     let mut core = core(0b01, 0b10, 0);
     core.load(0, WRITTEN | 0b10);

@@ -131,7 +131,9 @@ Examples:
   dst replace mirror kano:10809 --cancel
 The command returns when that has begun; 'dst status' shows how far it is, 'dst monitor' tells
 when it is done. The new node must be as large as the part of the storage on the old one. Until
-the end the old node has all data. heal-min and heal-max of 'dst set' say how fast it goes."
+the end the old node has all data. heal-min and heal-max of 'dst set' say how fast it goes.
+When the storage is stopped or deleted meanwhile, it goes on at 'dst start', or when 'dst assemble'
+is told the new node, too; without metadata it ends."
     )]
     Replace(ReplaceArgs),
     /// Serve a disk of this machine to others by NBD

@@ -351,6 +351,12 @@ fn node_note(storage: &Storage, node: &Node) -> Option<String> {
 /// What there is to say about a node that takes the place of another one.
 fn replace_note(storage: &Storage, node: &Node) -> Option<String> {
     let old = node.replaces?;
+    if storage.device.is_none() {
+        return Some(format!(
+            "waits to take the place of node {old}; 'dst start {}' goes on with that",
+            storage.name
+        ));
+    }
     Some(format!(
         "takes the place of node {old} when it is in sync; 'dst replace {} {} --cancel' ends that",
         storage.name, node.id

@@ -59,6 +59,10 @@ fn begins() {
         (&all[1]["start"], &all[1]["sectors"]),
         (&0.into(), &1600.into())
     );
+    fake.ok("dst stop l");
+    let status = fake.ok("dst status l");
+    let waits = "waits to take the place of node 0; 'dst start l' goes on with that";
+    assert!(status.contains(waits), "{status}");
 }
 
 #[test]
