@@ -316,6 +316,7 @@ def main(*tests):
         try:
             test()
         except BaseException:
+            sys.stdout.flush()
             traceback.print_exc()
             sys.stderr.flush()
             try:

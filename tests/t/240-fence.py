@@ -398,12 +398,14 @@ def test_servers_without():
     servers = {
         11910: ["nbdkit", "--foreground", "--port", "11910", "file", f"{TMP}/image"],
         11911: ["qemu-nbd", "--persistent", "--format=raw", "--port=11911", f"{TMP}/image"],
-        11912: ["nbd-server", "-d", "-C", "/dev/null", "127.0.0.1@11912", f"{TMP}/image"],
+        # It may compute for seconds in a handshake, now and then longer than an attempt may take. With -d it would serve the
+        # first one only; without, it is a daemon.
+        11912: ["nbd-server", "-C", "/dev/null", "127.0.0.1@11912", f"{TMP}/image"],
     }
     for port, command in servers.items():
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until(20, lambda: run("ss", "-Hltn", f"sport = :{port}"), f"{command[0]} listens")
-        dst("create", "--no-metadata", "plain", f"localhost:{port}")
+        dst("create", "--no-metadata", "plain", f"localhost:{port}", "--connect-timeout", "60s")
         assert node("plain", "state") == "up" and node("plain", "fenced") == 0 and node("plain", "reconnects") == 0
         dst("start", "plain")
         with Direct("/dev/dst-plain") as disk:
@@ -412,6 +414,7 @@ def test_servers_without():
         delete("plain")
         process.kill()
         process.wait()
+    run("pkill", "nbd-server")
 
     questions = []
     asked = lambda: sum(questions)
