@@ -294,7 +294,7 @@ where
         self.heal.begin_round();
     }
 
-    /// Sectors from the start of which a copy lacks nothing, as far as has been flushed.
+    /// Sectors from the start of which a copy lacks nothing, and no copy will; what was not flushed does not count.
     pub fn complete_to(&self, copy: u32) -> u64 {
         let end = self.regions.lacks_from(copy).unwrap_or(self.sectors);
         end.min(self.sectors)

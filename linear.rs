@@ -163,16 +163,6 @@ impl Linear {
         let blank = |(candidate, found): &(&Candidate, &Superblocks)| is_blank(candidate, found);
         let blanks = candidates.iter().zip(&all).filter(blank).count();
         check_count(candidates.len())?;
-        if candidates.is_empty() {
-            match wish.waiting {
-                Some(waiting) => fail!(
-                    EINVAL,
-                    "{} was to take the place of another node, and lacks data of that; add that one, too",
-                    waiting.candidate.name()
-                ),
-                None => fail!(EINVAL, "the storage has no node; add one first"),
-            }
-        }
         if wish.new.unwrap_or(blanks == candidates.len()) {
             if let Some(waiting) = wish.waiting {
                 fail!(

@@ -463,6 +463,7 @@ impl Storage {
         {
             fail!(ENOENT, "{} has no such node", self.name());
         }
+        self.show_replacement();
         Ok(())
     }
 

@@ -137,9 +137,9 @@ where
         }
     }
 
-    /// The first sector of the first region where a copy lacks something, durably.
+    /// The first sector of the first region where a copy lacks something, or any may lose something with its power.
     pub fn lacks_from(&self, copy: u32) -> Option<u64> {
-        let bit = 1u32.checked_shl(copy).unwrap_or(0) & STALE;
+        let bit = 1u32.checked_shl(copy).unwrap_or(0) & STALE | ACTIVE;
         let at = self
             .regions
             .iter()

@@ -37,6 +37,7 @@ use crate::{
             Superblock, //
         },
         verdict::Assembly,
+        waiting::Waiting,
         Damage,
         BLOCK, //
     },
@@ -53,8 +54,7 @@ use crate::{
 use super::{
     layout,
     Linear,
-    Placed,
-    Waiting, //
+    Placed, //
 };
 
 /// Milliseconds that a superblock may take while the storage runs. Then it is tried again later; meanwhile others may look
@@ -107,36 +107,17 @@ impl Substitute {
     }
 
     /// The node that was to take the place of another one when the storage ended. Reads from it.
-    pub(super) fn again(io: &BlockIo, assembly: &Assembly<'_>, waiting: &Waiting) -> Done<Self> {
+    pub(super) fn again(
+        io: &BlockIo,
+        assembly: &Assembly<'_>,
+        waiting: &super::Waiting,
+    ) -> Done<Self> {
         let candidate = &waiting.candidate;
         let superblocks = Superblocks::read(io, &candidate.node)?;
-        // A switch that was not completed, nor taken back, may have left its superblock there; or nothing that is whole.
-        let void = match superblocks.newest() {
-            Ok(own) => own.storage() == assembly.reference.storage() && own.waits_for().is_none(),
-            Err(damage) => matches!(
-                damage,
-                Damage::NoMagic | Damage::Checksum | Damage::Senseless(_)
-            ),
-        };
-        let (index, done) = if void {
-            let old = assembly
-                .reference
-                .entries()
-                .find(|(_, entry)| (entry.start, entry.size) == (waiting.start, waiting.size));
-            let Some((index, _)) = old else {
-                fail!(
-                    ENOENT,
-                    "the superblocks don't know the node whose place {} is to take; remove it",
-                    candidate.name()
-                );
-            };
-            (index, 0)
-        } else {
-            match meta::waiting::waiting(assembly, &found(candidate, &superblocks)) {
-                Ok(waiting) => (waiting.index, waiting.done),
-                Err(refusal) => return Err(Failure::new(ESTALE, refusal)),
-            }
-        };
+        let place = (waiting.start, waiting.size);
+        let Waiting { index, done } =
+            meta::waiting::waiting(assembly, &found(candidate, &superblocks), place)
+                .map_err(|refusal| Failure::new(ESTALE, refusal))?;
         let layout = layout(
             member::sectors(&candidate.node),
             waiting.size,
@@ -194,12 +175,13 @@ impl Linear {
     /// The storage runs, and a node is about to take the place of another one: that one's superblocks say so, and that
     /// nothing is known of what it has. Sleeps.
     pub(crate) fn resume(&mut self) -> Result {
+        self.note_waiting(true, 0)?;
         self.io.set_limit(RUNNING_MS);
         self.io.set_patient(true);
-        self.note_waiting(true, 0)
+        Ok(())
     }
 
-    /// Writes on the new node, if there is one, whose place it is to take, and how many sectors it has.
+    /// Writes on the new node, if there is one, whose place it is to take, and how many sectors both nodes have, durably.
     pub(super) fn note_waiting(&mut self, running: bool, done: u64) -> Result {
         let Some(substitute) = &mut self.substitute else {
             return Ok(());
@@ -242,10 +224,6 @@ impl Linear {
         }));
         own.address(NEW, other.uuid, other.layout.sectors);
         own.seal();
-        if done != 0 {
-            // What it is said to have must not be in a volatile cache only.
-            self.io.flush(&other.node)?;
-        }
         other.write(&self.io, own)
     }
 
@@ -276,7 +254,7 @@ impl Linear {
         Ok(())
     }
 
-    /// Lets the superblocks of all nodes name the old node again, if some may name the new one, and erases those of that.
+    /// Lets the superblocks of all nodes name the old node again, if some may name the new one. That waits again, or has none.
     /// It can be tried again if it fails. Sleeps, for a bounded time.
     pub(crate) fn name_old(&mut self) -> Done {
         if !self.may_name_new() {
@@ -288,7 +266,10 @@ impl Linear {
         for _ in 0..2 {
             self.next_running().map_err(|(_, failure)| failure)?;
         }
-        self.erase_other();
+        // It waits again.
+        if self.note_waiting(true, 0).is_err() {
+            self.erase_other();
+        }
         if let Some(substitute) = &mut self.substitute {
             substitute.told = false;
             substitute.erased = false;
@@ -382,6 +363,7 @@ impl Linear {
         };
         let other = &mut substitute.other;
         if other.node.is_lost() {
+            pr_warn!("a node that the storage has no more use for is lost: its superblocks are not erased\n");
             return;
         }
         other.b_first = false;

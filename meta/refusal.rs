@@ -81,6 +81,13 @@ pub enum Refusal<'a> {
         /// The storage's name.
         storage: &'a str,
     },
+    /// A node has taken the place of another one, which goes on without it.
+    Moved {
+        /// The node.
+        name: &'a str,
+        /// The storage's name.
+        storage: &'a str,
+    },
     /// A node was written to by itself, and so were others.
     Conflict {
         /// The node.
@@ -245,6 +252,11 @@ impl fmt::Display for Refusal<'_> {
                 f,
                 "{name} was to take the place of another node of storage '{storage}', and lacks data of that; 'dst \
                  assemble {storage} NODE...' with both of them goes on, or leave it out"
+            ),
+            Self::Moved { name, storage } => write!(
+                f,
+                "{name} may have taken the place of another node of storage '{storage}', and have newer data; leave that \
+                 one out, or if it is the one that counts, this one"
             ),
             Self::Unneeded { name, storage } => write!(
                 f,

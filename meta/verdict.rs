@@ -238,7 +238,7 @@ pub fn judge<'a>(found: &[Found<'a>], wish: &Wish<'_>) -> Result<Assembly<'a>, R
     damaged(found)?;
     let all = nodes(found);
     let storage = storage(all.clone(), wish)?;
-    let waits = |node: &Node<'_>| node.own.waits_for().is_some();
+    let waits = |node: &Node<'_>| node.own.log().is_none() && node.own.waits_for().is_some();
     if let Some(node) = first(all.clone().filter(waits)) {
         return Err(Refusal::Waits {
             name: node.name,

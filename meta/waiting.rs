@@ -6,10 +6,12 @@
 
 use super::{
     refusal::Refusal,
+    superblock::Entry,
     verdict::{
+        has_stopped,
         Assembly,
         Found, //
-    }, //
+    },
 };
 
 /// What a node that waits to take the place of another one has of its data.
@@ -21,32 +23,45 @@ pub struct Waiting {
     pub done: u64,
 }
 
-/// Judges a node that waits to take the place of one of those that were accepted; it was not among them.
+/// Judges a node that waits to take the place of one of those that were accepted, which has those sectors of the storage
+/// (first, number); it was not among them.
 ///
 /// What it has counts only if nothing was written since its superblock was: if that was the last one before the storage was
 /// stopped, as all others were. Each start has a generation of its own, so it is told whether there was one without the node.
-pub fn waiting<'a>(assembly: &Assembly<'a>, found: &Found<'a>) -> Result<Waiting, Refusal<'a>> {
+///
+/// It may say that it has taken the place already. If the others have gone on from there without it, that was taken back.
+pub fn waiting<'a>(
+    assembly: &Assembly<'a>,
+    found: &Found<'a>,
+    place: (u64, u64),
+) -> Result<Waiting, Refusal<'a>> {
     let reference = assembly.reference;
-    let own = found.superblock.map_err(|damage| Refusal::Damaged {
-        name: found.name,
-        damage,
-    })?;
+    let name = found.name;
+    let own = found
+        .superblock
+        .map_err(|damage| Refusal::Damaged { name, damage })?;
+    let storage = reference.name();
     if own.storage() != reference.storage() {
         return Err(Refusal::Foreign {
-            name: found.name,
+            name,
             theirs: own.name(),
-            storage: reference.name(),
+            storage,
         });
     }
-    let unneeded = Refusal::Unneeded {
-        name: found.name,
-        storage: reference.name(),
+    let at_place = |entry: &Entry| (entry.start, entry.size) == place;
+    let Some((replacement, other)) = own.waits_for() else {
+        if !has_stopped(own, reference) {
+            return Err(Refusal::Moved { name, storage });
+        }
+        let mut entries = reference.entries();
+        let old = entries.find(|(_, entry)| at_place(entry));
+        let (index, _) = old.ok_or(Refusal::Unneeded { name, storage })?;
+        return Ok(Waiting { index, done: 0 });
     };
-    let (replacement, other) = own.waits_for().ok_or(unneeded)?;
-    let (index, entry) = reference.find(other.uuid).ok_or(unneeded)?;
-    if (entry.start, entry.size) != (other.start, other.size) {
-        return Err(unneeded);
-    }
+    let old = reference.find(other.uuid);
+    let (index, entry) = old
+        .filter(|(_, entry)| at_place(entry) && at_place(&other))
+        .ok_or(Refusal::Unneeded { name, storage })?;
     let last = own.data() == reference.data()
         && own.generation() == assembly.generation
         && !assembly.unclean

@@ -88,8 +88,8 @@ impl Engine {
     fn stop(&self) {
         let mirror = &self.mirror;
         // A twin has nothing to write at its end.
-        if mirror.twin.is_none() {
-            self.stop_cleanly();
+        if mirror.twin.is_none() && !self.stop_cleanly() {
+            pr_warn!("the mirror can't be ended cleanly: its copies will be compared when it is started again\n");
         }
         // What still waits for a server would keep the pools. The thread takes back what ends, and begins nothing.
         mirror.ending.store(1, Relaxed);
@@ -105,7 +105,9 @@ impl Engine {
         }
     }
 
-    fn stop_cleanly(&self) {
+    /// Makes durable what was written, and says so. Gives whether that was done. Nothing may come from above any more; nothing
+    /// is copied afterwards. Sleeps, for a bounded time.
+    pub(super) fn stop_cleanly(&self) -> bool {
         let mirror = &self.mirror;
         mirror.inner.lock().core.stop();
         mirror.kick();
@@ -122,9 +124,7 @@ impl Engine {
             drop(inner);
             targets.0.iter().flatten().all(|copy| copy.node.is_lost())
         };
-        if !time::wait(STOP_MS, || stopped() || hopeless()) || !stopped() {
-            pr_warn!("the mirror can't be ended cleanly: its copies will be compared when it is started again\n");
-        }
+        time::wait(STOP_MS, || stopped() || hopeless()) && stopped()
     }
 
     /// Whether nothing of ours is on its way any more.

@@ -270,9 +270,13 @@ impl Engine {
         self.mirror.kick();
     }
 
-    /// Sectors from the start that the new node has.
-    pub(crate) fn moved(&self) -> u64 {
-        self.mirror.inner.lock().core.complete_to(NEW)
+    /// Ends copying. Gives how many sectors from the start the new node has, durably, as the old one does: what only one of
+    /// them still has after a power failure must not count. Nothing may come from above any more. Sleeps, for a bounded time.
+    pub(crate) fn end_copying(&self) -> u64 {
+        match self.stop_cleanly() {
+            true => self.mirror.inner.lock().core.complete_to(NEW),
+            false => 0,
+        }
     }
 
     /// Whether the new node is complete, and waits for [`Self::agree`].

@@ -170,6 +170,11 @@ impl Storage {
         let limits = limits::stack(members, self.block_size, false)?;
         let waits = self.members(|member| member.waits())?;
         let waits = waits.first();
+        // Before anything is announced: what is refused must not take the storage from a head that runs.
+        let old = match waits {
+            Some(new) => Some(self.check_resumable(new, members, &limits)?),
+            None => None,
+        };
         let waiting = match waits {
             Some(new) => Some(Waiting {
                 candidate: new.candidate()?,
@@ -199,13 +204,16 @@ impl Storage {
             logical_block_size: block_size,
             ..limits
         };
-        let old = match waits {
-            Some(new) => Some(self.check_resumable(new, members, &limits)?),
-            None => None,
-        };
         linear.start(&candidates)?;
         let moving = match waits.zip(old) {
-            Some((new, old)) => Some(self.resume_moving(&mut linear, new, old, block_size)?),
+            Some((new, old)) => match self.resume_moving(&mut linear, new, old, block_size) {
+                Ok(resumed) => Some(resumed),
+                Err(failure) => {
+                    let done = linear.moved().unwrap_or(0);
+                    linear.stop(done);
+                    return Err(failure);
+                }
+            },
             None => None,
         };
         let array = self.array(members, table, |member| match &moving {

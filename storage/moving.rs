@@ -465,6 +465,8 @@ impl Storage {
         let Some(engine) = life.moving.as_ref().map(|moving| moving.engine().clone()) else {
             return;
         };
+        // What was agreed to is not taken back: the new node may have what the old one does not.
+        self.drop_replaced(life, &engine);
         if engine.asks_back() && self.name_old(life, &engine).is_err() {
             pr_warn!(
                 "{}: requests fail, as superblocks can't be written\n",
@@ -480,7 +482,9 @@ impl Storage {
         let goes_on = life.linear.is_some();
         let mut done = 0;
         if let Some(moving) = &life.moving {
-            done = moving.engine().moved();
+            if goes_on && !self.hold.is_lost() {
+                done = moving.engine().end_copying();
+            }
             if !goes_on {
                 self.tell_replacing("replace-cancelled");
             }

@@ -106,28 +106,7 @@ impl Storage {
         let Some(engine) = self.engine().filter(|_| !life.deleted) else {
             return false;
         };
-        let mut done = false;
-        match engine.finish_replacement() {
-            Ok(Some(from)) => {
-                done = true;
-                self.conclude(&mut life);
-                self.drop_members(&life, |member| member.copy() == Some(from));
-                for member in &self.inner.lock().members {
-                    member.set_waits(false);
-                }
-                self.tell_replacing("replace-done");
-                self.show_replacement();
-            }
-            // It is not yet so far, or something came between: it is looked at again when that changes.
-            Ok(None) => {}
-            Err(failure) => {
-                pr_warn!(
-                    "{}: the node that was replaced stays: {}\n",
-                    self.name(),
-                    failure.message()
-                );
-            }
-        }
+        let done = self.drop_replaced(&mut life, &engine);
         let before = life.moving.is_some();
         let more = self.advance_moving(&mut life);
         let over = before && life.moving.is_none();
@@ -136,6 +115,32 @@ impl Storage {
             self.events.tell();
         }
         more
+    }
+
+    /// Drops the old node, if the new one counts. Gives whether it was so far.
+    pub(super) fn drop_replaced(&self, life: &mut Life, engine: &Engine) -> bool {
+        match engine.finish_replacement() {
+            Ok(Some(from)) => {
+                self.conclude(life);
+                self.drop_members(life, |member| member.copy() == Some(from));
+                for member in &self.inner.lock().members {
+                    member.set_waits(false);
+                }
+                self.tell_replacing("replace-done");
+                self.show_replacement();
+                true
+            }
+            // It is not yet so far, or something came between: it is looked at again when that changes.
+            Ok(None) => false,
+            Err(failure) => {
+                pr_warn!(
+                    "{}: the node that was replaced stays: {}\n",
+                    self.name(),
+                    failure.message()
+                );
+                false
+            }
+        }
     }
 
     /// Lets the nodes show which of them takes the place of which one.

@@ -70,7 +70,8 @@ impl Storage {
         let Some(old) = members.iter().find(|old| (old.start, old.size()) == place) else {
             fail!(
                 EINVAL,
-                "{new} was to take the place of a node that is not there; add that one, too"
+                "{new} was to take the place of another node, which is not there, and lacks data of that; name that one, too, or \
+                 leave this one out"
             );
         };
         Self::check_fits(&new.node, limits, old)?;

@@ -190,7 +190,7 @@ dst assemble lin $C $B $one $L0
 same "$want" "$(head -c $((3 * data * 512)) $disk | sha256sum)" "what was there"
 down
 
-missing_b='missing: node 1 \(last at .*/b\)'
+absent='was to take the place of another node, which is not there'
 echo "- cancelled, or stopped, half-way"
 blank $L0 $L1 $B $C
 blank_two() { dd if=/dev/zero of="$TMP/two" bs=1M count=8 conv=notrunc status=none; }
@@ -220,12 +220,12 @@ same "$(id lin mapper/b)" "$(attr lin "$(copy lin :12302)/replaces")" "whose pla
 dst remove lin $two
 dst start lin
 down
-refuse "$missing_b" dst assemble lin $L0 $two $C
+refuse "12302 $absent" dst assemble lin $L0 $two $C
 dst assemble lin $L0 $B $C
 holds $B $data
 want=$(sum "$TMP/half-disk")
 crash half
-no_crash 'missing: node 0 .*l0' two b c
+no_crash "$absent" two b c
 # Whoever is named along is copied to from the start; it is the same storage.
 after_crash c two l0 b
 crash half
@@ -397,7 +397,7 @@ dst assemble lin $L1
 slow
 dst replace lin $L1 $L0
 delete --all
-refuse 'l0 was to take the place of another node.*add that one, too' dst assemble lin $L0
+refuse "l0 $absent" dst assemble lin $L0
 dst assemble lin $L0 $L1
 done_with lin 1
 not has_superblock $L1
@@ -453,8 +453,8 @@ dst replace lin $B $L0
 wait_until 30 moved 6000
 slow
 down
-refuse "$missing_b" dst assemble lin $two $C $L0
-refuse 'l0 was to take the place of another node' dst assemble lin $L0
+refuse "l0 $absent" dst assemble lin $two $C $L0
+refuse "l0 $absent" dst assemble lin $L0
 refuse "l0 is a node of storage 'lin'" dst create new $L0 --start-array
 dst assemble lin $two $C $B
 dd if=/dev/urandom of=$disk bs=1M seek=8 count=1 oflag=direct status=none

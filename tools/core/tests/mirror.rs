@@ -410,6 +410,9 @@ fn what_a_copy_has_already_is_not_copied_again() {
     work(&mut core);
     write(&mut core, 0, REGION);
     assert_eq!(core.complete_to(1), REGION);
+    // What the other one may lose with its power does not count, either.
+    write(&mut core, 0, 0);
+    assert_eq!(core.complete_to(1), 0);
     // All of it.
     assert!(core.back(1, false));
     for _ in 0..8 {
@@ -417,6 +420,11 @@ fn what_a_copy_has_already_is_not_copied_again() {
         work(&mut core);
     }
     assert_eq!(core.asks(), 0b10);
+    core.stop();
+    for _ in 0..20 {
+        work(&mut core);
+    }
+    assert!(core.is_stopped());
     assert_eq!(core.complete_to(1), 4 * REGION);
 }
 

@@ -65,7 +65,7 @@ fn beside(disks: &[Disk], node: &Disk) -> Result<Waiting, String> {
         degraded: false,
     };
     let assembly = judge(&found, &wish).unwrap();
-    waiting(&assembly, &founds(std::slice::from_ref(node))[0])
+    waiting(&assembly, &founds(std::slice::from_ref(node))[0], (0, 2048))
         .map_err(|refusal| refusal.to_string())
 }
 
@@ -178,11 +178,56 @@ fn it_is_refused_where_it_does_not_belong() {
     assert!(beside(&disks, &node.damaged(Damage::Checksum))
         .unwrap_err()
         .starts_with("/dev/n: "));
-    // One of the nodes waits for nothing.
-    assert_eq!(
-        beside(&disks, &disks[1].clone().named("/dev/n")).unwrap_err(),
-        gone
+    // Whose place it waits for, by its superblock, is not the one that it was put beside.
+    let found = founds(&disks);
+    let wish = Wish {
+        name: "data",
+        degraded: false,
+    };
+    let assembly = judge(&found, &wish).unwrap();
+    let node = waits(&disks);
+    let other = waiting(
+        &assembly,
+        &founds(std::slice::from_ref(&node))[0],
+        (2048, 2048),
     );
+    assert_eq!(other.unwrap_err().to_string(), gone);
+}
+
+#[test]
+fn it_may_have_taken_the_place_already() {
+    let disks = linear();
+    let switched = |own: &mut Superblock| {
+        let old = own.entry(0).unwrap();
+        own.set_entry(
+            0,
+            &Entry {
+                uuid: uuid(99),
+                ..old
+            },
+        )
+        .unwrap();
+        own.address(0, uuid(99), SECTORS);
+        own.rename_data(uuid(101));
+        own.bump();
+    };
+    let node = disks[0].clone().named("/dev/n").with(switched);
+    // Its superblock is the newest one: nobody knows whether it counts.
+    assert_eq!(
+        beside(&disks, &node).unwrap_err(),
+        "/dev/n may have taken the place of another node of storage 'data', and have newer data; leave that one out, or if \
+         it is the one that counts, this one"
+    );
+    // That was taken back.
+    let back = disks.map(|disk| {
+        disk.with(|own| {
+            own.rename_data(uuid(101));
+            own.bump();
+            own.rename_data(uuid(102));
+            own.bump();
+        })
+    });
+    assert_eq!(beside(&back, &node), Ok(Waiting { index: 0, done: 0 }));
 }
 
 #[test]
