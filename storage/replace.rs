@@ -50,13 +50,14 @@ impl Storage {
                 let Some(member) = member.first() else {
                     fail!(ENOENT, "{} has no such node", self.name());
                 };
-                let begun = self.with_node(&mut life, want, |life, id, want, node| {
-                    self.begin_moving(life, id, want, node, member)
-                });
-                if life.moving.is_none() {
-                    self.conclude(&mut life);
-                }
-                begun
+                self.with_node(&mut life, want, |life, id, want, node| {
+                    let begun = self.begin_moving(life, id, want, node, member);
+                    if life.moving.is_none() {
+                        // Before it is closed: its superblocks are erased.
+                        self.conclude(life);
+                    }
+                    begun
+                })
             }
         };
         if let Ok(id) = &result {

@@ -73,6 +73,11 @@ def test_new_node_fails():
             disk.write(0, content(number))
             new.memory[DATA:] = bytes(SIZE - DATA)
             new.arm(kind, nth)
+            if kind == "superblock" and nth <= 2:
+                # Those that say that it waits: then nothing has begun.
+                refuse("can't be written to", "replace", "lin", uri(old), uri(new))
+                if MAGIC in new.memory[DATA:]:
+                    fail(f"{kind} {nth}: a node that was refused looks like one of the storage")
             dst("replace", "lin", uri(old), uri(new))
             # It is told while the superblocks are written; that nothing is under way any more comes later.
             end = time.monotonic() + 60 * SLOW
@@ -94,8 +99,8 @@ def test_new_node_fails():
                 break
             nth += 1
         rounds[kind] = nth - 1
-    # What shows that the core's flush behind the copying, and that of the switch, were both tried; and two superblocks.
-    if rounds[nbdserver.FLUSH] < 2 or rounds["superblock"] < 2:
+    # What shows that the core's flush behind the copying, and that of the switch, were both tried; and two superblocks of each kind.
+    if rounds[nbdserver.FLUSH] < 2 or rounds["superblock"] < 4:
         fail(f"too little of the new node was made to fail: {rounds}")
     print(rounds, end=" ")
     disk.close()
@@ -181,7 +186,7 @@ def takeover(tail, switching, members, refused):
     stop("b")
     dst("start", "b")
     delete("b")
-    refuse("was removed from storage|there is no superblock|does not go on", "assemble", "b", *refused)
+    refuse("was removed from storage|was to take the place|does not go on", "assemble", "b", *refused)
     dst("assemble", "b", *reversed(members))
     with Direct("/dev/dst-b") as new:
         if new.read(0, DATA) != content(4):
