@@ -58,7 +58,7 @@ done
 exec {fd0}</dev/dst-load0 {fd1}</dev/dst-load1 {fd2}</dev/dst-load2
 pids=()
 for i in 0 1 2; do
-	fio --name=x "--filename=/dev/dst-load$i" --offset=10M --size=4M --time_based --runtime=10 "${verify[@]}" >"$TMP/fio$i" 2>&1 &
+	fio --name=x "--filename=/dev/dst-load$i" --offset=10M --size=4M --time_based --runtime=$((10 * SLOW)) "${verify[@]}" >"$TMP/fio$i" 2>&1 &
 	pids+=($!)
 done
 busy() { grep -q '[1-9]' "/sys/devices/$1"/n-*/in_flight; }
