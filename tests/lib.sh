@@ -36,22 +36,15 @@ give_up() {
 trap give_up EXIT
 
 # udev_stands, udev_goes : it looks at each disk that was written to when that is closed, partitions included: who opens it
-# waits as long as its first sectors can't be read. So it stands still while they can't; what it has begun ends before.
+# waits as long as its first or last sectors can't be read. So it is away while they can't; what it has begun ends before.
 udev_stands() {
-	udevadm settle --timeout=$((60 * SLOW))
-	# Its children, too, who are called otherwise.
-	pkill -STOP udev
-	wait_until 20 udev_stopped
 	trap 'status=$?; udev_goes; give_up $status' EXIT
-}
-udev_stopped() {
-	local pid
-	for pid in $(pgrep udev); do
-		[[ $(sed -E 's/.*\) (.).*/\1/' "/proc/$pid/stat" 2>/dev/null || echo T) == T ]] || return 1
-	done
+	udevadm settle --timeout=$((60 * SLOW))
+	udevadm control --exit
+	wait_until 30 not pgrep udev
 }
 udev_goes() {
-	pkill -CONT udev || true
+	pgrep udev >/dev/null || /usr/lib/systemd/systemd-udevd --daemon
 	trap give_up EXIT
 }
 
