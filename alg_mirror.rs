@@ -284,8 +284,7 @@ where
 
     /// Takes nothing on a copy for what it should be.
     pub fn lack_all(&mut self, copy: u32) {
-        self.regions.lack_all(copy);
-        self.heal.begin_round();
+        self.lack_from(copy, 0);
     }
 
     /// Takes nothing on a copy for what it should be, from a sector on; what lies before it has.

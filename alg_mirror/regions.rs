@@ -117,14 +117,7 @@ where
         self.set(at, want | WRITTEN | bit);
     }
 
-    /// The same in all regions.
-    pub fn lack_all(&mut self, copy: u32) {
-        for at in 0..self.regions.len() {
-            self.lack(at, copy);
-        }
-    }
-
-    /// The same in those from `sector` on; in all others it has what others have.
+    /// The same in all regions from `sector` on; in all others it has what others have.
     pub fn lack_from(&mut self, copy: u32, sector: u64) {
         // Of a region in the midst of which it lies nothing is believed.
         let first = usize::try_from(sector >> self.shift).unwrap_or(usize::MAX);
