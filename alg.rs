@@ -135,3 +135,16 @@ pub fn find(name: &str) -> Option<&'static dyn Algorithm> {
         .copied()
         .find(|algorithm| algorithm.name() == name)
 }
+
+/// The names of all algorithms, for messages.
+pub struct Names;
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, algorithm) in ALGORITHMS.iter().enumerate() {
+            let comma = if number == 0 { "" } else { ", " };
+            write!(f, "{comma}{}", algorithm.name())?;
+        }
+        Ok(())
+    }
+}

@@ -94,10 +94,12 @@ impl Registry {
             wanted = "alg_mirror";
         }
         let Some(algorithm) = alg::find(wanted) else {
-            let names = alg::ALGORITHMS.map(|algorithm| algorithm.name());
             return Err(Failure::new(
                 EINVAL,
-                format_args!("there is no algorithm \"{wanted}\"; there is {names:?}"),
+                format_args!(
+                    "there is no algorithm \"{wanted}\"; there are {}",
+                    alg::Names
+                ),
             ));
         };
         let _changing = self.changing.lock();

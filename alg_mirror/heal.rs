@@ -116,8 +116,10 @@ pub(super) struct Heal {
     busy: bool,
     /// Sectors that were copied since the last tick.
     copied: u64,
-    /// Sectors a second, smoothed.
+    /// Sectors a second, smoothed; 0 until something was copied for a whole second.
     rate: u64,
+    /// Something was copied in the second before the last tick.
+    begun: bool,
 }
 
 impl Heal {
@@ -137,6 +139,7 @@ impl Heal {
             busy: false,
             copied: 0,
             rate: 0,
+            begun: false,
         }
     }
 
@@ -148,8 +151,14 @@ impl Heal {
     /// A second has passed.
     pub(super) fn tick(&mut self) {
         self.round_over = false;
-        // Half of it is new: three seconds tell the speed, and a moment's pause is not a stop.
-        self.rate = self.rate / 2 + self.copied / 2;
+        self.rate = match self.rate {
+            // Amid a second it began: that tells nothing of the speed, the next one all that is known.
+            0 if !self.begun => 0,
+            0 => self.copied,
+            // Half of it is new: three seconds tell the speed, and a moment's pause is not a stop.
+            rate => rate / 2 + self.copied / 2,
+        };
+        self.begun = self.copied != 0;
         self.copied = 0;
     }
 

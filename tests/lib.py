@@ -291,6 +291,18 @@ def oracle(*words):
     return run(sys.executable, f"{TESTS}/oracle.py", *words)
 
 
+class Said:
+    """What the kernel says from now on. Nothing is cleared: the runner looks for reports of bugs."""
+
+    def __init__(self):
+        self.mark = f"dst-test: from {time.time()} on"
+        with open("/dev/kmsg", "w", encoding="ascii") as file:
+            file.write(self.mark + "\n")
+
+    def __contains__(self, text):
+        return text in run("dmesg").partition(self.mark)[2]
+
+
 def give_up():
     """Ends what waits for servers, so that what comes after a test that failed finds no trouble."""
     listing = subprocess.run(["dst", "list", "--json"], stdout=subprocess.PIPE, text=True, check=False, timeout=30)

@@ -97,6 +97,17 @@ check_log() {
 	"$TESTS/scan-log" "$TMP/dmesg"
 }
 
+# said PATTERN : the kernel has, since `forget`, if there was one. Nothing is cleared: the runner looks for reports of bugs.
+kernel_mark=
+forget() {
+	kernel_mark="dst-test: from $EPOCHREALTIME on"
+	echo "$kernel_mark" >/dev/kmsg
+}
+said() {
+	# All of it is read: a pipe that breaks is no "no".
+	dmesg | awk -v mark="$kernel_mark" 'seen || mark == ""; index($0, mark) { seen = 1 }' | grep -cE -- "$1" >/dev/null
+}
+
 # ram COUNT MIB : /dev/ram0 to /dev/ram(COUNT-1).
 ram() {
 	modprobe -r brd

@@ -62,7 +62,7 @@ refuse 'no node' dst start a
 dst delete a
 
 # Errors.
-refuse 'there is no algorithm' dst create x --alg alg_none
+refuse 'there is no algorithm "alg_none"; there are alg_linear, alg_mirror' dst create x --alg alg_none
 refuse 'no such|does not exist|no block device|there is no' dst add x /dev/nothing
 refuse 'losetup' dst add x /etc/passwd
 refuse 'refused' dst add x kano:9

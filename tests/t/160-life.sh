@@ -344,7 +344,7 @@ for node in /dev/ram3 localhost:11610; do
 	in_time 20 bash -c '. "$TESTS/lib.sh"; delete calm'
 	dst assemble calm /dev/ram3 localhost:11610
 done
-if dmesg | grep -q 'storage that was stopped could not be written'; then fail "superblocks were not written"; fi
+if said 'storage that was stopped could not be written'; then fail "superblocks were not written"; fi
 delete calm
 blank /dev/ram3
 server_kill 11610

@@ -51,9 +51,6 @@ holds() {
 	fresh $disk "$1"
 	cmp --bytes $((data * 512)) --ignore-initial $(($2 * 512)):0 $disk "$1" || fail "$1 differs from the storage at sector $2"
 }
-# said PATTERN : the kernel has, since `forget`.
-forget() { dmesg --clear; }
-said() { dmesg | grep -qE -- "$1"; }
 # has_superblock NODE
 has_superblock() {
 	fresh "$1"

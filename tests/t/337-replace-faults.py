@@ -157,14 +157,14 @@ def takeover(tail, switching, members, refused):
     uuid = storage("a", "uuid")
     disk = Direct("/dev/dst-a")
     disk.write(0, content(1))
-    run("dmesg", "--clear")
+    said = Said()
     if switching:
         tail.set(False)
     if not switching:
         dst("set", "a", "heal-min=0", "heal-max=64K")
     dst("replace", "a", ONE, THREE, "--force")
     if switching:
-        wait_until(30, lambda: "can't be written; it is tried again" in run("dmesg"), "superblocks can't be written")
+        wait_until(30, lambda: "can't be written; it is tried again" in said, "superblocks can't be written")
     disk.write(0, content(2))
     disk.flush()
     claim(10902, uuid)

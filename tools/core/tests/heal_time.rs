@@ -29,17 +29,29 @@ fn how_long_healing_takes() {
     assert_eq!(core.heal_seconds_left(), None, "nothing was copied yet");
     core.set_pace(0, 2560);
     core.heal_credit();
-    let piece = core.heal_next().expect("a piece");
-    core.heal_done(piece.id, true, piece.to);
+    let copy_piece = |core: &mut small::Core| {
+        let piece = core.heal_next().expect("a piece");
+        core.heal_done(piece.id, true, piece.to);
+        piece.extent.sectors()
+    };
+    let size = copy_piece(&mut core);
     core.tick();
-    // Half of it is of the last second.
-    let rate = core.heal_rate();
-    assert_eq!(rate, piece.extent.sectors());
+    assert_eq!(
+        (core.heal_rate(), core.heal_seconds_left()),
+        (0, None),
+        "it began amid that second"
+    );
+    core.heal_credit();
+    assert_eq!(copy_piece(&mut core), size);
+    core.tick();
+    assert_eq!(core.heal_rate(), 2 * size, "a whole second, to two copies");
     assert_eq!(
         core.heal_seconds_left(),
-        Some((4 * REGION).div_ceil(rate)),
+        Some((4 * REGION).div_ceil(2 * size)),
         "a region counts until all of it is copied"
     );
+    core.tick();
+    assert_eq!(core.heal_rate(), size, "half of it is of the last second");
     core.set_pace(0, 0);
     heal(&mut core);
     work(&mut core);

@@ -38,6 +38,7 @@ use crate::operation::{
     MIRROR_ALG, //
 };
 use crate::original::Original;
+use crate::uri::Node;
 
 /// Sets up and watches DST storages and exports.
 ///
@@ -203,6 +204,7 @@ impl Command {
             Self::Create(args) => vec![Operation::Create(create(args)?)],
             Self::Assemble(args) => vec![Operation::Assemble(assemble(args)?)],
             Self::Add(args) => {
+                each_once(&args.nodes)?;
                 if args.nodes.len() > 1 && (args.start.is_some() || args.size.is_some()) {
                     return usage(
                         "'--start' and '--size' place one node; add the others by themselves",
@@ -312,8 +314,19 @@ impl Command {
     }
 }
 
+/// A disk can be one node only. (Whether two servers have the same one is not seen here.)
+fn each_once(nodes: &[Node]) -> Result<()> {
+    for (at, node) in nodes.iter().enumerate() {
+        if matches!(node, Node::Local(_)) && nodes[..at].contains(node) {
+            return usage(format!("'{node}' is named twice; name each node once"));
+        }
+    }
+    Ok(())
+}
+
 /// `dst create`.
 fn create(args: CreateArgs) -> Result<Create> {
+    each_once(&args.nodes)?;
     let mirror = args.alg == MIRROR_ALG;
     if mirror && args.no_metadata {
         return usage(format!(
@@ -341,6 +354,7 @@ fn create(args: CreateArgs) -> Result<Create> {
 
 /// `dst assemble`.
 fn assemble(args: AssembleArgs) -> Result<Assemble> {
+    each_once(&args.nodes)?;
     if let Some(node) = args.discard.iter().find(|node| !args.nodes.contains(node)) {
         return usage(format!(
             "'--discard {node}': that is none of the nodes that are named; name it among them too, in the \

@@ -127,6 +127,10 @@ fn wrong_command_lines() {
         (&["assemble", "a"], ["required", "<NODE>"]),
         (&["assemble", "a", "sdb"], ["'sdb'", "neither a disk"]),
         (
+            &["create", "a", "/dev/x", "kano:1", "/dev/x"],
+            ["'/dev/x' is named twice", "name each node once"],
+        ),
+        (
             &["assemble", "a", "/x", "--discard", "sdb"],
             ["'sdb' for '--discard", "neither a disk"],
         ),
