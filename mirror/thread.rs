@@ -59,6 +59,10 @@ use super::{
 /// Milliseconds between two ticks of the core.
 const TICK_MS: u32 = 1_000;
 
+/// Milliseconds that a superblock waits, at most, which says that a copy has left: as long as a server is asked why it has
+/// ended a connection.
+const REASON_MS: u32 = 1_000;
+
 /// Milliseconds between two credits for healing.
 const CREDIT_MS: u32 = 100;
 
@@ -101,8 +105,10 @@ pub(super) struct Steward {
     pub(super) engine: Arc<Engine>,
     events: Arc<Events>,
     doing: Option<Doing>,
-    /// Of a twin: a job that is done when the storage has written its superblocks.
+    /// A job that waits: of a twin, for the storage to write its superblocks; else see [`Self::must_ask`].
     asking: Option<Job>,
+    /// Until when it waits, in the latter case.
+    asking_until: Option<Jiffies>,
     block: KBox<Block>,
     other: KBox<Block>,
     pub(super) zeroing: Zeroing,
@@ -120,6 +126,7 @@ impl Steward {
             events,
             doing: None,
             asking: None,
+            asking_until: None,
             block: new_block()?,
             other: new_block()?,
             zeroing: Zeroing::new()?,
@@ -353,6 +360,11 @@ impl Steward {
             let Some(job) = self.asking.take().or_else(next) else {
                 return;
             };
+            if self.must_ask(&job) {
+                // It is looked at again as soon as a server has answered.
+                self.asking = Some(job);
+                return;
+            }
             match engine.job_in_memory(&job) {
                 None | Some(Answer::NoneOfMine) => {}
                 Some(Answer::Wait { told }) => {
@@ -378,6 +390,31 @@ impl Steward {
             }
             self.doing = Some(Doing { left: begun, ok: 0 });
         }
+    }
+
+    /// Whether a job makes a history of its own out of what is left, while a server that has ended its connection may be
+    /// about to say that another head has taken over. A copy that only we have must not be written to then; and however a
+    /// copy was found to be lost, what is acknowledged without it waits for this job.
+    fn must_ask(&mut self, job: &Job) -> bool {
+        if !matches!(job, Job::Superblock { states, .. } if states.rename) {
+            return false;
+        }
+        let copies = self.engine.mirror.inner.lock().targets(Mask::MAX);
+        let mut copies = copies.0.iter().flatten();
+        if !copies.any(|copy| copy.node.is_lost() && copy.node.is_asking()) {
+            self.asking_until = None;
+            return false;
+        }
+        // A server that comes and goes does not hold it up for longer.
+        let now = time::now();
+        let until = *self
+            .asking_until
+            .get_or_insert_with(|| time::in_ms(now, REASON_MS));
+        let waits = !time::reached(until, now);
+        if !waits {
+            self.asking_until = None;
+        }
+        waits
     }
 
     fn write_log(&mut self, block: u32, copies: Mask) -> u32 {

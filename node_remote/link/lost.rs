@@ -7,7 +7,7 @@ use core::mem;
 use kernel::{
     prelude::*,
     sync::{
-        atomic::Relaxed,
+        atomic::Full,
         Arc, //
     },
 };
@@ -52,7 +52,6 @@ impl Link {
             self.state = State::Stopping { with };
             return;
         }
-        remote.reconnects.add(1, Relaxed);
         let state = if self.failing {
             uapi::NODE_FAILED
         } else {
@@ -62,10 +61,12 @@ impl Link {
             let mut shown = remote.shown.lock();
             shown.asking = shown.fenced && remote.config.hold.is_some() && !self.failing;
         }
+        remote.show(state, Some(reason));
+        // Whoever finds that it was lost must see that it is, and is about to be asked: the message may take its time.
+        remote.reconnects.fetch_add(1, Full);
         if !self.closing && !self.ousted {
             pr_warn!("{}: lost: {}\n", remote.config.address, reason.as_str());
         }
-        remote.show(state, Some(reason));
         self.state = State::Stopping { with };
     }
 

@@ -153,7 +153,7 @@ same 4096 "$(queue dst-g logical_block_size)" "the largest block size"
 size=$(blockdev --getsz /dev/nullb0)
 "$TESTS/cuts.py" --block 4096 /dev/dst-g "0:32768:/dev/ram0" "32768:$size:/dev/nullb0" "$((32768 + size)):32768:$scsi"
 delete g
-modprobe -r scsi_debug null_blk
+wait_until 10 modprobe -r scsi_debug null_blk
 
 echo "- beyond 2 TiB, and beyond 32 bits of everything"
 huge=$((3 << 31)) # sectors of 3 TiB
@@ -184,7 +184,7 @@ same "write back" "$(queue dst-i write_cache)" "cache of a disk that has one"
 same 1 "$(queue dst-i fua)" "FUA is emulated"
 stop i
 no_discard=$(loop "$(image plain 2048)")
-modprobe -r scsi_debug
+wait_until 10 modprobe -r scsi_debug
 modprobe scsi_debug dev_size_mb=8 delay=0 lbpu=0 lbpws=0 lbpws10=0
 wait_until 10 compgen -G '/sys/bus/pseudo/drivers/scsi_debug/adapter*/host*/target*/*/block/sd*' >/dev/null
 scsi=$(compgen -G '/sys/bus/pseudo/drivers/scsi_debug/adapter*/host*/target*/*/block/sd*')
@@ -203,6 +203,7 @@ for limit in discard_max_bytes write_zeroes_max_bytes; do
 	same $want $((got > 0)) "$limit ($got)"
 done
 delete i
+wait_until 10 modprobe -r scsi_debug
 
 # The same of servers.
 limits_of() { # PORT FLAGS CACHE FUA DISCARD ZEROES

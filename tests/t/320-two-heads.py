@@ -217,6 +217,54 @@ def test_private_copy():
         assert disk.read(0, BLOCK) == b"n" * BLOCK
 
 
+def taken_over_amid_a_write():
+    """Another head takes over while a write with FUA waits for the private copy, and ends there when the exports are lost: it is found out by what they had answered. Gives whether they told the reason in time."""
+    dst("create", "a", "/dev/mapper/own", ONE, TWO, "--alg", "alg_mirror", "--force", "--start-array")
+    disk = Direct("/dev/dst-a", os.O_DSYNC)
+    disk.write(0, b"o" * BLOCK)
+    wait_until(20, lambda: told("a", "in_flight") == ["0"] * 3, "nothing is under way")
+    run("dmsetup", "suspend", "--noflush", "--nolockfs", "own")
+    write = Aside(disk.write, 0, b"p" * BLOCK)
+    wait_until(20, lambda: sorted(told("a", "in_flight")) == ["0", "0", "1"], "the write waits for the private copy")
+    # So that the question why takes some time.
+    run("tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "60ms")
+    new = Aside(dst, "assemble", "b", ONE, TWO, "--degraded")
+    end = time.monotonic() + 20 * SLOW
+    while sorted(told("a", "state")) != ["lost", "lost", "up"]:
+        assert time.monotonic() < end, "the exports are not lost"
+    lost = time.monotonic()
+    run("dmsetup", "resume", "own")
+    while health("a") != "taken-over":
+        assert time.monotonic() < end, "it does not hear the reason"
+    took = time.monotonic() - lost
+    new.over(20, "the other head starts")
+    run("tc", "qdisc", "del", "dev", "lo", "root")
+    # A server is waited for up to a second.
+    in_time = took < 0.9
+    write.over(20, "the write", errno.EIO if in_time else getattr(write.error, "errno", None))
+    disk.close()
+    with Direct("/dev/dst-b") as disk:
+        assert disk.read(0, BLOCK) in (b"o" * BLOCK, b"p" * BLOCK)
+        disk.write(0, b"n" * BLOCK)
+    delete("a")
+    delete("b")
+    print(f"[{took:.2f} s]", end=" ")
+    return in_time
+
+
+def test_write_to_private_copy():
+    """A copy that is found to be lost, by what it had answered, is no reason either to go on with the private one."""
+    run("dmsetup", "create", "own", "--table", "0 32768 linear /dev/ram2 0")
+    if not any(taken_over_amid_a_write() for _ in range(10)):
+        fail("the reason was never told in time")
+    dst("assemble", "b", "/dev/mapper/own", ONE, TWO)
+    wait_until(60, lambda: health("b") == "healthy", "it is healed")
+    delete("b")
+    with Direct("/dev/ram2") as disk:
+        assert disk.read(0, BLOCK) == b"n" * BLOCK
+    run("dmsetup", "remove", "--retry", "own")
+
+
 def uuid_of(name):
     with open(f"/sys/devices/{name}/uuid", encoding="ascii") as file:
         return bytes.fromhex(file.read().strip().replace("-", ""))
@@ -267,8 +315,10 @@ def test_end():
     dst("unexport", "--all")
 
 
+for module in "dm_mod", "sch_netem":
+    run("modprobe", module)
 run("modprobe", "brd", "rd_nr=3", "rd_size=16384")
 load()
 dst("export", "one", "/dev/ram0", "--listen", "127.0.0.1:10901")
 dst("export", "two", "/dev/ram1", "--listen", "127.0.0.1:10902")
-main(test_linear, test_suspended, test_mirror, test_private_copy, test_claims, test_end)
+main(test_linear, test_suspended, test_mirror, test_private_copy, test_write_to_private_copy, test_claims, test_end)
