@@ -24,6 +24,8 @@ BLKDISCARD = 0x1277
 # struct dm_ioctl: version, size of all, where the message begins, five that are not used here, device, name, UUID. Then
 # struct dm_target_msg: the sector of the target, the words.
 DM_TARGET_MSG, DM_IOCTL, DM_MESSAGE = 0xC138FD0E, "=3III5IQ128s129s7x", "=Q"
+# Without a flag it resumes.
+DM_DEV_SUSPEND = 0xC138FD06
 # What is read of a log at once, while its entries are looked for.
 WINDOW = 256 << 10
 # What of an image is put to a device is counted in these.

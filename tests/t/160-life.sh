@@ -240,9 +240,11 @@ waits() {
 	load_goes_on "$log"
 	load_goes_on "$go"
 }
-# Without flushes: those wait for both. Also the kernel flushes after each write with O_DSYNC.
-load_begin $calm "$TMP/calm0" --area 0:256 --rate 100 --flush-every 1000000 --fua 0
-load_begin $calm "$TMP/calm1" --area $((cut + 1000)):256 --rate 100 --flush-every 1000000 --fua 0 --writer 1
+# Without flushes: those wait for both. Also the kernel flushes after each write with O_DSYNC. And without zeroes: as long as
+# the ioctl for that waits, it holds the lock of the disk's inode, and nobody can seek in the disk, as dd does.
+quietly=(--rate 100 --flush-every 1000000 --fua 0 --zeroes 0)
+load_begin $calm "$TMP/calm0" --area 0:256 "${quietly[@]}"
+load_begin $calm "$TMP/calm1" --area $((cut + 1000)):256 "${quietly[@]}" --writer 1
 waits /dev/ram3 n-0 "$TMP/calm0" "$second" "$TMP/calm1" 1000 $((cut + 2000))
 waits localhost:11610 "$second" "$TMP/calm1" n-0 "$TMP/calm0" $((cut + 2000)) 1000
 # Again and again, also while the other one is suspended.
