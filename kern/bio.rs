@@ -283,14 +283,15 @@ impl Bio {
         if !has_data(self.opf) {
             return;
         }
+        let bio = self.raw.as_ptr();
         // In 64 bits, as a vector may be as long as 32 bits allow.
         let mut ahead = u64::from(rest.offset) + u64::from(bytes);
         while ahead != 0 {
+            let index = rest.index as usize;
             // SAFETY: By the type invariant the vectors of all that was left are there, this one
             // included: it is behind the last one only if nothing is left, and then `ahead` is 0
             // when it is reached.
-            let length =
-                unsafe { (*(*self.raw.as_ptr()).bi_io_vec.add(rest.index as usize)).bv_len };
+            let length = unsafe { (*(*bio).bi_io_vec.add(index)).bv_len };
             if ahead < u64::from(length) {
                 break;
             }

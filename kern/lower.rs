@@ -222,11 +222,11 @@ impl<C, T: Lower<C>> Slot<C, T> {
         let Some((src, range, opf)) = self.part().map(BioPart::parts) else {
             return Err(self);
         };
+        let no_device = core::ptr::null_mut();
         // SAFETY: `bio` is memory for a bio that isn't in use. `src` is valid: the part owns a share of it, and what the
         // object knows it by is not changed before `end` takes up the slot. The clone belongs to no device, as nothing
         // submits it.
-        let result =
-            unsafe { c::bio_init_clone(core::ptr::null_mut(), bio, src.as_ptr(), c::GFP_NOIO) };
+        let result = unsafe { c::bio_init_clone(no_device, bio, src.as_ptr(), c::GFP_NOIO) };
         if result != 0 {
             return Err(self);
         }

@@ -45,8 +45,9 @@ impl Socket {
             // SAFETY: `sk` is valid and locked: nothing can arrive between read_sock and these.
             to_result(unsafe { c::dst_sock_error_take(sk) }).and_then(|()| {
                 // SAFETY: As above.
-                let (at_end, is_stuck) =
-                    unsafe { (c::dst_sock_at_end(sk), c::dst_sock_is_stuck(sk)) };
+                let at_end = unsafe { c::dst_sock_at_end(sk) };
+                // SAFETY: As above.
+                let is_stuck = unsafe { c::dst_sock_is_stuck(sk) };
                 if at_end {
                     Err(EPIPE)
                 } else if is_stuck {

@@ -246,10 +246,10 @@ impl<T: Attributes> Table<T> {
     unsafe fn show(data: &T, attr: *const c::attribute, buffer: *mut c_char) -> isize {
         // SAFETY: By the requirements `attr` is at the front of an entry of the table.
         let entry = unsafe { &*attr.cast::<Entry<T>>() };
+        let bytes = buffer.cast::<u8>();
         // SAFETY: The page is ours until we return, and initialized. sysfs complains about texts
         // that fill it whole.
-        let page =
-            unsafe { core::slice::from_raw_parts_mut(buffer.cast::<u8>(), c::PAGE_SIZE - 1) };
+        let page = unsafe { core::slice::from_raw_parts_mut(bytes, c::PAGE_SIZE - 1) };
         let shown = Text::new(page).and_then(|mut text| {
             (entry.show.ok_or(EIO)?)(data, &mut text)?;
             Ok(text.finish())

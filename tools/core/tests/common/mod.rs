@@ -2,7 +2,7 @@
 
 //! What the tests of the handshake share.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::collections::BTreeMap;
 

@@ -2,7 +2,7 @@
 
 //! Nodes of a storage, and what the verdict makes of them: what its tests share.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use dst_core::meta::{
     layout::Log,

@@ -2,7 +2,7 @@
 
 //! A small mirror for tests of its core, step by step.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use dst_core::alg_mirror::{
     heal::Piece,
